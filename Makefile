@@ -1,0 +1,48 @@
+# `make` lists the targets. ARGS goes to the command behind one: make test ARGS="-k wire -x"
+# PYTHON chooses the interpreter when an environment is made: make demo PYTHON=python3.12
+SHELL = /bin/sh
+.SUFFIXES:
+.PHONY: help demo test lint format lock clean
+.DEFAULT_GOAL := help
+
+# The environments are complete; what steers the caller's own Python must not reach into them.
+unexport PYTHONHOME PYTHONPATH PYTHONSTARTUP VIRTUAL_ENV
+export PYTHON
+
+BIN = .venv/bin
+LOCK = PATH="$(BIN):$$PATH" uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock" --constraint .ci/constraints.in $(ARGS)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
+
+demo: ## show appliances answering, in a lab on this machine
+	@.ci/setup
+	@$(BIN)/napu demo $(ARGS)
+
+test: ## run all tests, on both DLA backends where Python 3.11 is to be had
+	@.ci/setup
+	@.ci/setup tflite-runtime
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: ## check style, format and types
+	@.ci/setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: ## put the source into the one format
+	@.ci/setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# A uv of the user's own comes first: it can mend a lock file from which no environment can be made.
+lock: ## renew the lock files from pyproject.toml (ARGS=--upgrade for the newest versions)
+	@command -v uv >/dev/null || { .ci/setup && $(BIN)/python -m pip install --quiet uv; }
+	$(LOCK) --extra dev --output-file .ci/requirements.lock pyproject.toml .ci/build.in
+	$(LOCK) --extra tflite-runtime --extra test --output-file .ci/tflite-runtime.lock pyproject.toml .ci/build.in
+
+clean: ## remove the environments and everything generated
+	rm -rf .venv .venv-tflite .setup.lock build dist *.egg-info .coverage .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
