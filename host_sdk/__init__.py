@@ -1,0 +1,1 @@
+"""What a host needs to talk to network-attached inference appliances."""

@@ -1,0 +1,225 @@
+"""Messages: extensions, body, trailer and CRC in one, and how it is cut into fragments. Pure: no I/O, no clock."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from host_sdk.wire.errors import FrameError, LocalProtocolError
+from host_sdk.wire.header import Header, check_length
+from host_sdk.wire.schema import (
+    CRC_SIZE,
+    EXTENSION,
+    EXTENSION_BLOCK,
+    HEADER_SIZE,
+    KNOWN_FLAGS,
+    MAX_EXTENSION_BLOCK,
+    MAX_FRAGMENT_SIZE,
+    TRAILER,
+    Flag,
+    Status,
+)
+
+_TRAILER = struct.Struct(TRAILER.struct_format)
+_EXTENSION = struct.Struct(EXTENSION.struct_format)
+_BLOCK = struct.Struct(EXTENSION_BLOCK.struct_format)
+_CRC = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class Trailer:
+    """What an answer says of how it was made.
+
+    Attributes:
+        measured_ns: Stage to ns as the emulator took, in the order of schema.STAGES.
+        modelled_ns: Stage to ns as the profile's hardware would take.
+        energy_nj: Modelled energy in nJ.
+        batch_size: Requests that shared the DLA invocation.
+        firmware_epoch: Boots of the firmware, modulo 65536.
+        model_digest: First 8 bytes of the model's SHA-256, as a number.
+    """
+
+    measured_ns: tuple[int, ...]
+    modelled_ns: tuple[int, ...]
+    energy_nj: int
+    batch_size: int
+    firmware_epoch: int
+    model_digest: int
+
+    def encode(self) -> bytes:
+        """Return the trailer's bytes.
+
+        Raises:
+            LocalProtocolError: A value does not fit its field.
+        """
+        try:
+            return _TRAILER.pack(
+                *self.measured_ns,
+                *self.modelled_ns,
+                self.energy_nj,
+                self.batch_size,
+                self.firmware_epoch,
+                self.model_digest,
+            )
+        except struct.error as error:
+            raise LocalProtocolError(f"trailer value out of range: {error}") from None
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> "Trailer":
+        """Return the trailer in exactly its bytes."""
+        values = _TRAILER.unpack(data)
+        stages = (len(values) - 4) // 2
+        return cls(values[:stages], values[stages : 2 * stages], *values[2 * stages :])
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """An optional part of a message; a receiver passes over types that it does not know."""
+
+    type: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole message: the header that its fragments share, and its parts.
+
+    ``header.length`` and ``header.fragment`` are set by encoding and mean nothing before.
+    """
+
+    header: Header
+    body: bytes = b""
+    extensions: tuple[Extension, ...] = ()
+    trailer: Trailer | None = field(default=None)
+
+
+def covered_header(header: Header) -> bytes:
+    """Return the header's bytes as the CRC covers them: with fragment and credits as 0."""
+    return replace(header, fragment=0, credits=0).encode()
+
+
+def message_crc(payload: bytes | NDArray[np.uint8], header: Header) -> int:
+    """Return the CRC-32C over a message's bytes without its CRC, then over its header."""
+    crc: int = google_crc32c.extend(google_crc32c.value(payload), covered_header(header))
+    return crc
+
+
+def _encode_extensions(extensions: tuple[Extension, ...]) -> bytes:
+    parts = []
+    for extension in extensions:
+        padding = -len(extension.value) % 4
+        parts.append(_EXTENSION.pack(extension.type, len(extension.value)) + extension.value + bytes(padding))
+    block = b"".join(parts)
+    size = _BLOCK.size + len(block)
+    if size > MAX_EXTENSION_BLOCK:
+        raise LocalProtocolError(f"{size} bytes of extensions; at most {MAX_EXTENSION_BLOCK} fit")
+    return _BLOCK.pack(size) + block
+
+
+def _decode_extensions(payload: bytes) -> tuple[tuple[Extension, ...], int]:
+    if len(payload) < _BLOCK.size:
+        raise FrameError(Status.MALFORMED, "no room for the extension block that a flag announces")
+    (size,) = _BLOCK.unpack_from(payload)
+    if not _BLOCK.size <= size <= min(len(payload), MAX_EXTENSION_BLOCK) or size % 4:
+        raise FrameError(Status.MALFORMED, f"extension block of {size} bytes")
+    extensions, at = [], _BLOCK.size
+    while at < size:
+        if size - at < _EXTENSION.size:
+            raise FrameError(Status.MALFORMED, "extension block ends within an extension")
+        kind, length = _EXTENSION.unpack_from(payload, at)
+        at += _EXTENSION.size
+        if length > size - at:
+            raise FrameError(Status.MALFORMED, f"extension {kind} of {length} bytes overruns its block")
+        extensions.append(Extension(kind, payload[at : at + length]))
+        at += length + -length % 4
+    return tuple(extensions), size
+
+
+def encode_message(message: Message, fragment_size: int) -> tuple[Header, bytes]:
+    """Return the header that the fragments share and the message's bytes, CRC included.
+
+    Which parts there are follows from the message; only the CRC follows from ``header.flags``. A request keeps
+    its TRAILER flag, which asks for one.
+
+    Raises:
+        LocalProtocolError: A value does not fit, or the message is too long.
+    """
+    flags = message.header.flags & (Flag.CRC | Flag.TRAILER)
+    parts = []
+    if message.extensions:
+        flags |= Flag.EXTENSION
+        parts.append(_encode_extensions(message.extensions))
+    parts.append(message.body)
+    if message.header.is_reply:
+        flags = flags | Flag.TRAILER if message.trailer else flags & ~Flag.TRAILER
+    if message.trailer:
+        parts.append(message.trailer.encode())
+    payload = b"".join(parts)
+    length = len(payload) + (CRC_SIZE if flags & Flag.CRC else 0)
+    header = replace(message.header, flags=int(flags), length=length, fragment=0, fragment_size=fragment_size)
+    try:
+        check_length(length)
+    except FrameError as error:
+        raise LocalProtocolError(str(error)) from None
+    if header.fragments > MAX_FRAGMENT_SIZE + 1:
+        raise LocalProtocolError(f"{length} bytes need more than 65536 fragments of {fragment_size}")
+    if flags & Flag.CRC:
+        payload += _CRC.pack(message_crc(payload, header))
+    return header, payload
+
+
+def check_flags(flags: int) -> None:
+    """Refuse flags that this version does not know.
+
+    Raises:
+        FrameError: With status UNSUPPORTED_FLAG.
+    """
+    if flags & ~KNOWN_FLAGS:
+        raise FrameError(Status.UNSUPPORTED_FLAG, f"flags {flags & ~KNOWN_FLAGS:#06x}")
+
+
+def decode_message(header: Header, payload: bytes) -> Message:
+    """Take a reassembled message apart.
+
+    Args:
+        header: The header of any of its fragments.
+        payload: Its bytes, ``header.length`` of them.
+
+    Raises:
+        FrameError: With status UNSUPPORTED_FLAG, BAD_CRC or MALFORMED.
+    """
+    check_flags(header.flags)
+    end = len(payload)
+    if header.flags & Flag.CRC:
+        end -= CRC_SIZE
+        if end < 0:
+            raise FrameError(Status.MALFORMED, "no room for the CRC that a flag announces")
+        (crc,) = _CRC.unpack_from(payload, end)
+        if crc != message_crc(payload[:end], header):
+            raise FrameError(Status.BAD_CRC, f"message of {len(payload)} bytes")
+    trailer = None
+    if header.is_reply and header.flags & Flag.TRAILER:
+        end -= TRAILER.size
+        if end < 0:
+            raise FrameError(Status.MALFORMED, "no room for the trailer that a flag announces")
+        trailer = Trailer.decode(payload[end : end + TRAILER.size])
+    extensions: tuple[Extension, ...] = ()
+    begin = 0
+    if header.flags & Flag.EXTENSION:
+        extensions, begin = _decode_extensions(payload[:end])
+    return Message(header, payload[begin:end], extensions, trailer)
+
+
+def fragment_frames(header: Header, payload: bytes) -> Iterator[bytes]:
+    """Cut an encoded message into the PDUs that carry it, in order."""
+    for index in range(header.fragments):
+        begin = index * header.fragment_size
+        yield replace(header, fragment=index).encode() + payload[begin : begin + header.fragment_size]
+
+
+def fragment_size_for(mtu: int) -> int:
+    """Return the largest fragment size for a link's MTU in bytes."""
+    return min(mtu - HEADER_SIZE, MAX_FRAGMENT_SIZE)
