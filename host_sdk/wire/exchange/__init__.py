@@ -1,0 +1,1 @@
+"""Sans-IO state machines of the protocol: bytes and times in, bytes and events out."""
