@@ -1,0 +1,1 @@
+"""The emulated hardware: an inference appliance that answers requests from the wire on its own."""

@@ -1,0 +1,1 @@
+"""Handwritten digits: the default model of the appliance, its manifest, its held-out images and its card."""
