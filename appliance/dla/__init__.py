@@ -1,0 +1,1 @@
+"""Deep learning accelerators: what runs a model on a batch."""

@@ -1,0 +1,79 @@
+"""The protocol of an accelerator, and how one is chosen by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host_sdk.wire.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of one inference, the batch dimension left out.
+
+    Attributes:
+        name: As the model calls it.
+        dtype: numpy's name of the element type.
+        shape: Without the batch dimension.
+        scale: Real value of one step of a quantised tensor; 0 where it is not quantised.
+        zero_point: Quantised value that stands for 0.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: float = 0.0
+    zero_point: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+class Accelerator(Protocol):
+    """A model loaded into a DLA. Used from one thread at a time; invoke releases the GIL."""
+
+    @property
+    def backend(self) -> str:
+        """Name and version of what executes the model."""
+
+    @property
+    def input(self) -> TensorSpec:
+        """The model's only input."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs, in its order."""
+
+    @property
+    def max_batch(self) -> int:
+        """Largest batch that one invocation takes; 1 for a model with a fixed batch dimension."""
+
+    def invoke(self, batch: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+        """Run the model on [n, *input.shape] and return [n, *shape] for each output; n is at most max_batch."""
+
+
+Loader = Callable[[bytes, int], Accelerator]
+BACKENDS = ("litert", "tflite-runtime")
+
+
+def load_backend(name: str) -> Loader:
+    """Return what loads a model (its bytes, the largest batch wanted) into a backend.
+
+    Raises:
+        ConfigError: The backend is unknown or not installed; the message says how to install it.
+    """
+    # Imported on demand: each backend is an optional dependency of tens of MB.
+    if name == "litert":
+        from appliance.dla import litert
+
+        return litert.load
+    if name == "tflite-runtime":
+        from appliance.dla import tflite_runtime
+
+        return tflite_runtime.load
+    raise ConfigError(f"no DLA backend is called {name}; there are: {', '.join(BACKENDS)}")

@@ -1,0 +1,118 @@
+"""What LiteRT and tflite-runtime have in common: the interpreter API that one inherited from the other."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.dla.base import TensorSpec
+from host_sdk.wire.errors import ConfigError
+
+
+class _Interpreter(Protocol):
+    """The part of the interpreter API that is used here."""
+
+    def allocate_tensors(self) -> None: ...
+    def invoke(self) -> None: ...
+    def get_input_details(self) -> list[dict[str, Any]]: ...
+    def get_output_details(self) -> list[dict[str, Any]]: ...
+    def resize_tensor_input(self, index: int, shape: list[int]) -> None: ...
+    def tensor(self, index: int) -> Callable[[], NDArray[np.generic]]: ...
+
+
+Factory = Callable[[bytes], _Interpreter]  # model to interpreter, one thread
+_ERRORS = (ValueError, RuntimeError)  # what the libraries raise for a model that they do not like
+
+
+def _spec(details: dict[str, Any], model_part: str) -> TensorSpec:
+    shape = tuple(int(size) for size in details["shape"])
+    if not shape or any(size < 1 for size in shape):
+        raise ConfigError(f"the model's {model_part} has shape {shape}; it needs a batch dimension first")
+    scale, zero_point = details["quantization"]
+    name = str(details["name"])
+    return TensorSpec(name, np.dtype(details["dtype"]).name, shape[1:], float(scale), int(zero_point))
+
+
+class InterpreterAccelerator:
+    """A model behind one interpreter for each power of two up to the largest batch, so that none is ever resized.
+
+    Args:
+        factory: Makes an interpreter of the model's bytes.
+        backend: Name and version for people.
+        model: The .tflite file.
+        max_batch: Largest batch wanted; a model that cannot take it, or answers otherwise in a batch than alone,
+            runs one by one.
+
+    Raises:
+        ConfigError: The model is none, or has not one input with a leading batch dimension of 1.
+    """
+
+    def __init__(self, factory: Factory, backend: str, model: bytes, max_batch: int) -> None:
+        self._factory, self._model, self.backend = factory, model, backend
+        self._interpreters = {1: self._build(1)}
+        inputs = self._interpreters[1].get_input_details()
+        if len(inputs) != 1:
+            raise ConfigError(f"the model has {len(inputs)} inputs; an appliance feeds exactly one")
+        outputs = self._interpreters[1].get_output_details()
+        if int(inputs[0]["shape"][0]) != 1 or any(int(entry["shape"][0]) != 1 for entry in outputs):
+            raise ConfigError("the first dimension of the model's input and outputs must be a batch of 1")
+        self.input = _spec(inputs[0], "input")
+        self.outputs = tuple(_spec(entry, "output") for entry in outputs)
+        self._input_index = int(inputs[0]["index"])
+        self._output_indices = [int(entry["index"]) for entry in outputs]
+        self.max_batch = 1
+        self._grow(max_batch)
+
+    def _build(self, batch: int) -> _Interpreter:
+        try:
+            interpreter = self._factory(self._model)
+            if batch > 1:
+                shape = [batch, *self.input.shape]
+                interpreter.resize_tensor_input(self._input_index, shape)
+            interpreter.allocate_tensors()
+        except _ERRORS as error:
+            raise ConfigError(f"the model does not load: {error}") from None
+        return interpreter
+
+    def _grow(self, max_batch: int) -> None:
+        """Build the interpreters for larger batches while they answer exactly as one by one does."""
+        generator = np.random.default_rng(0)
+        raw = generator.integers(0, 256, (max_batch, self.input.size), dtype=np.uint8)
+        probe = raw.view(self.input.dtype).reshape(max_batch, *self.input.shape)
+        if probe.dtype.kind == "f":
+            probe = generator.standard_normal(probe.shape).astype(probe.dtype)
+        alone = [self._run(self._interpreters[1], probe[index : index + 1]) for index in range(max_batch)]
+        batch = 2
+        while batch <= max_batch:
+            try:
+                self._interpreters[batch] = self._build(batch)
+                together = self._run(self._interpreters[batch], probe[:batch])
+            except (ConfigError, *_ERRORS):
+                break  # the graph fixes its batch dimension somewhere inside; one by one is right for it
+            expected = [np.concatenate(parts) for parts in zip(*alone[:batch], strict=True)]
+            same = (a.shape == b.shape and np.array_equal(a, b) for a, b in zip(together, expected, strict=True))
+            if not all(same):
+                break
+            self.max_batch = batch
+            batch *= 2
+        self._interpreters = {size: self._interpreters[size] for size in self._interpreters if size <= self.max_batch}
+
+    def _run(self, interpreter: _Interpreter, batch: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+        # The view is dropped before invoke: the interpreter refuses to run while one is alive.
+        interpreter.tensor(self._input_index)()[...] = batch
+        interpreter.invoke()
+        return [interpreter.tensor(index)().copy() for index in self._output_indices]
+
+    def invoke(self, batch: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+        """Run the model on [n, *input.shape], cut into powers of two; return [n, *shape] for each output."""
+        total = len(batch)
+        exact = self._interpreters.get(total)
+        if exact is not None:
+            return self._run(exact, batch)
+        parts, begin = [], 0
+        while begin < total:
+            size = min(1 << ((total - begin).bit_length() - 1), self.max_batch)
+            parts.append(self._run(self._interpreters[size], batch[begin : begin + size]))
+            begin += size
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]

@@ -1,0 +1,52 @@
+"""A model's first run, in a process of its own: a file that crashes the runtime takes only that process down.
+
+Run as ``python -I -m appliance.dla.trial BACKEND`` with the model on standard input; prints one line of JSON.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+
+from appliance.dla.base import load_backend
+from host_sdk.wire.errors import ConfigError
+
+TIMEOUT_S = 20
+MEMORY_BYTES = 4 << 30
+CPU_SECONDS = 15
+
+
+def try_model(model: bytes, backend: str) -> None:
+    """Load the model in another process and run it once.
+
+    Raises:
+        ConfigError: It does not load, crashes the runtime, or takes too long; the message says which.
+    """
+    command = [sys.executable, "-I", "-m", "appliance.dla.trial", backend]
+    try:
+        done = subprocess.run(command, input=model, capture_output=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"the model did not load and run once within {TIMEOUT_S} s") from None
+    try:
+        sentence = json.loads(done.stdout.splitlines()[-1])["error"]
+    except (IndexError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"the model crashes {backend} (exit status {done.returncode})") from None
+    if sentence:
+        raise ConfigError(sentence)
+
+
+def main() -> None:
+    """Load the model on standard input and report."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sentence = ""
+    try:
+        load_backend(sys.argv[1])(sys.stdin.buffer.read(), 1)  # loading runs the model once on a probe
+    except ConfigError as error:
+        sentence = str(error)
+    sys.stdout.write("\n" + json.dumps({"error": sentence}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

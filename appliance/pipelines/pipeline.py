@@ -1,0 +1,205 @@
+"""A compiled pipeline: bodies in, answers out, a batch at a time."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.clock import Clock
+from appliance.dla.base import Accelerator
+from appliance.engines.image import ImageEngine
+from appliance.engines.vector import lookup
+from appliance.pipelines.manifest import Manifest
+from appliance.pipelines.stages import Flow, Flows, PostTransform, Transform
+from appliance.profile import Profile
+from host_sdk.wire.schema import Status
+
+DIGEST_PREFIX = 8  # bytes of the model's SHA-256 that the trailer carries
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a batch of n requests.
+
+    Attributes:
+        answers: uint8 [n, answer size], outputs in order, each little-endian and C-contiguous.
+        statuses: uint16 [n], Status values.
+        details: The sentence for each request that failed, by its index.
+        measured_ns: ns that the batch took in pre, dla and post.
+        modelled_ns: int64 [n, 3], ns that the profile's hardware would take in pre, dla and post; the DLA's time is
+            that of the whole batch.
+    """
+
+    answers: NDArray[np.uint8]
+    statuses: NDArray[np.uint16]
+    details: dict[int, str]
+    measured_ns: tuple[int, int, int]
+    modelled_ns: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the parts of a profile's hardware need, in ns.
+
+    Attributes:
+        pixel_ns: One decoded pixel in the image engine.
+        element_ns: One element in the vector engine.
+        launch_ns: One DLA invocation, whatever its batch.
+        inference_ns: One inference within an invocation.
+    """
+
+    pixel_ns: float
+    element_ns: float
+    launch_ns: float
+    inference_ns: float
+
+    @classmethod
+    def of(cls, profile: Profile, macs: int) -> "Work":
+        """Return the work of a model of ``macs`` multiply-accumulates on a profile's hardware."""
+        return cls(
+            pixel_ns=1e3 / profile.value("image_engine", "megapixels_per_s"),
+            element_ns=1.0 / profile.value("vector_engine", "gigaelements_per_s"),
+            launch_ns=1e3 * profile.value("dla", "launch_us"),
+            inference_ns=macs / profile.value("dla", "gigamacs_per_s"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A compiled pipeline. Used from the dataplane's thread alone.
+
+    Attributes:
+        handle: What requests name it by.
+        manifest: What it was compiled from.
+        digest: SHA-256 of its package, hex.
+        macs: Multiply-accumulates of one inference.
+        engine: Decodes media; None where the body is a tensor.
+        input: The tensor that the stages before the model begin with.
+        table: uint8 to the model's input, [channels or 1, 256], all elementwise stages folded; None with ``before``.
+        before: Elementwise stages that cannot be folded.
+        after: Stages after the model.
+        outputs: What an answer holds, in order.
+        work: Modelled cost.
+    """
+
+    handle: int
+    manifest: Manifest
+    digest: str
+    macs: int
+    accelerator: Accelerator
+    engine: ImageEngine | None
+    input: Flow
+    table: NDArray[np.generic] | None
+    before: tuple[Transform, ...]
+    after: tuple[PostTransform, ...]
+    outputs: Flows
+    work: Work
+
+    @property
+    def model_digest(self) -> int:
+        """First 8 bytes of the model's SHA-256 as a number."""
+        return int(self.manifest.model_sha256[: 2 * DIGEST_PREFIX], 16)
+
+    @property
+    def input_size(self) -> int | None:
+        """Bytes of every body; None where they vary."""
+        return None if self.engine else self.input.size
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of the longest body taken."""
+        size = self.input_size
+        return self.manifest.max_bytes if size is None else size
+
+    @property
+    def answer_size(self) -> int:
+        """Bytes of every answer."""
+        return sum(flow.size for flow in self.outputs.values())
+
+    def run(self, bodies: list[bytes] | NDArray[np.uint8], clock: Clock) -> Outcome:
+        """Run a batch.
+
+        Args:
+            bodies: Media, one body for each request; or uint8 [n, input_size] for tensors.
+            clock: Measures the stages.
+        """
+        count = len(bodies)
+        began = clock.now_ns()
+        batch, pre_work, details = self._prepare(bodies)
+        failed = sorted(details)
+        kept = np.delete(batch, failed, axis=0) if failed else batch
+        prepared = clock.now_ns()
+        raw = self.accelerator.invoke(kept) if len(kept) else None
+        invoked = clock.now_ns()
+        answers = np.zeros((count, self.answer_size), np.uint8)
+        statuses = np.zeros(count, np.uint16)
+        if raw is not None:
+            packed = self._finish(raw)
+            if failed:
+                answers[np.delete(np.arange(count), failed)] = packed
+            else:
+                answers = packed
+        statuses[failed] = Status.UNDECODABLE
+        modelled = self._model(pre_work, len(kept), failed)
+        done = clock.now_ns()
+        measured = (prepared - began, invoked - prepared, done - invoked)
+        return Outcome(answers, statuses, details, measured, modelled)
+
+    def _prepare(
+        self, bodies: list[bytes] | NDArray[np.uint8]
+    ) -> tuple[NDArray[np.generic], NDArray[np.float64], dict[int, str]]:
+        """Return the model's input for each request, the modelled ns that it took, and who failed."""
+        elements = float(np.prod(self.input.shape, dtype=np.int64))
+        work = np.full(len(bodies), elements * self.work.element_ns)
+        details: dict[int, str] = {}
+        if self.engine:
+            pixels, decoded, details = self.engine.decode_batch(list(bodies))
+            work += decoded * self.work.pixel_ns
+            batch: NDArray[np.generic] = pixels
+        else:
+            raw = np.ascontiguousarray(bodies)
+            batch = raw.view(np.dtype(self.input.dtype).newbyteorder("<")).reshape(len(raw), *self.input.shape)
+        if self.table is not None:
+            return lookup(batch.view(np.uint8), self.table), work, details
+        for transform in self.before:
+            batch = transform(batch)
+        return batch, work, details
+
+    def _finish(self, raw: list[NDArray[np.generic]]) -> NDArray[np.uint8]:
+        tensors = {spec.name: value for spec, value in zip(self.accelerator.outputs, raw, strict=True)}
+        for transform in self.after:
+            tensors = transform(tensors)
+        parts = [np.ascontiguousarray(value).reshape(len(value), -1).view(np.uint8) for value in tensors.values()]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _model(self, pre_work: NDArray[np.float64], ran: int, failed: list[int]) -> NDArray[np.int64]:
+        scores = sum(int(np.prod(spec.shape, dtype=np.int64)) for spec in self.accelerator.outputs)
+        modelled = np.empty((len(pre_work), 3), np.int64)
+        modelled[:, 0] = pre_work
+        modelled[:, 1] = self.work.launch_ns + ran * self.work.inference_ns
+        modelled[:, 2] = scores * self.work.element_ns * max(1, len(self.after))
+        modelled[failed, 1:] = 0
+        return modelled
+
+    def description(self) -> dict[str, Any]:
+        """Return what a client needs to use the pipeline, of types that msgpack carries."""
+        source: dict[str, Any] = {"kind": self.manifest.input_kind, "max_bytes": self.max_body}
+        if self.engine:
+            source |= {"formats": list(self.manifest.formats), "max_pixels": self.manifest.max_pixels}
+        else:
+            source |= {"dtype": self.input.dtype, "shape": list(self.input.shape)}
+        return {
+            "name": self.manifest.name,
+            "description": self.manifest.description,
+            "handle": self.handle,
+            "digest": self.digest,
+            "model_sha256": self.manifest.model_sha256,
+            "backend": self.accelerator.backend,
+            "macs": self.macs,
+            "max_batch": min(self.manifest.max_batch, self.accelerator.max_batch),
+            "input": source,
+            "outputs": [
+                {"name": name, "dtype": flow.dtype, "shape": list(flow.shape)} for name, flow in self.outputs.items()
+            ],
+        }
