@@ -1,0 +1,220 @@
+"""The board's address map as data: what the firmware can reach, and how a transaction on the bus looks.
+
+Both sides of the bus are written from this module, which imports nothing but the standard library. Integers
+are big-endian. Registers are 32 bits wide; windows are plain memory that is read and written in blocks.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import Enum, IntEnum, IntFlag
+
+REGISTER_SIZE = 4
+MAX_BLOCK = 64 * 1024  # bytes that one transaction moves at most, so that none holds the bus for long
+
+# A transaction: bytes that follow the length, operation, three bytes of 0, address; then what the operation
+# needs: WRITE the value (VALUE), READ_BLOCK the number of bytes (VALUE), WRITE_BLOCK the bytes themselves.
+REQUEST = struct.Struct(">IB3sI")
+RESERVED = bytes(3)
+# Its answer: bytes that follow the length, status, three bytes of 0; then the value of a READ or the bytes of
+# a READ_BLOCK where the status is OK.
+RESPONSE = struct.Struct(">IBxxx")
+VALUE = struct.Struct(">I")
+LENGTH_SIZE = 4
+
+# A letter is a control message on its way through the mailbox: the peer's key, then the message's header with
+# fragment 0 of the largest fragment size, then the message's bytes.
+LETTER = struct.Struct(">Q")
+LETTER_FRAGMENT_SIZE = 0xFFFF
+
+
+class BusOperation(IntEnum):
+    """What a transaction does."""
+
+    READ = 1
+    WRITE = 2
+    READ_BLOCK = 3
+    WRITE_BLOCK = 4
+
+
+class BusStatus(IntEnum):
+    """What became of a transaction."""
+
+    OK = 0
+    UNDEFINED = 1  # nothing is at this address
+    DENIED = 2  # the register or window cannot be accessed like this
+    OUT_OF_RANGE = 3  # the block is larger than MAX_BLOCK or runs over the end of its window
+
+
+class Access(Enum):
+    """What the firmware may do with a register or window."""
+
+    READ_ONLY = "ro"
+    READ_WRITE = "rw"
+    WRITE_ONLY = "wo"
+    WRITE_1_TO_CLEAR = "w1c"
+
+    @property
+    def readable(self) -> bool:
+        """Whether reading is allowed."""
+        return self is not Access.WRITE_ONLY
+
+    @property
+    def writable(self) -> bool:
+        """Whether writing is allowed."""
+        return self is not Access.READ_ONLY
+
+
+class Interrupt(IntFlag):
+    """Bits of IRQ_STATUS and IRQ_ENABLE."""
+
+    MAILBOX_RX = 0x1  # a letter has arrived
+    MAILBOX_TX = 0x2  # there is room for letters again
+
+
+class ResetReason(IntEnum):
+    """Why the firmware was started."""
+
+    POWER_ON = 0
+    EXITED = 1  # its predecessor ended by itself
+    KILLED = 2  # its predecessor was ended by a signal, or by the board after it broke the bus protocol
+
+
+class CommandStatus(IntEnum):
+    """What became of a command at one of the command ports; unless OK, the result is a sentence in UTF-8."""
+
+    OK = 0
+    UNKNOWN = 1  # the port has no such command
+    BAD_ARGUMENT = 2  # the argument is not what the command takes
+    REFUSED = 3  # the hardware will not do it
+    NO_SPACE = 4  # flash is full
+    FAILED = 5  # the hardware failed
+
+
+class FlashCommand(IntEnum):
+    """Commands of the flash controller. Argument and result are msgpack unless said otherwise."""
+
+    LIST = 1  # nil → [[name, size], …] in order of name
+    READ = 2  # [name, offset, length] → the bytes themselves, fewer at the end of the object
+    WRITE = 3  # [name, bytes] → nil; replaces the object as a whole, or not at all
+    DELETE = 4  # name → whether there was one
+    FREE = 5  # nil → bytes
+
+
+class ServiceCommand(IntEnum):
+    """Commands of the hardware services. Argument and result are msgpack unless said otherwise."""
+
+    FACTS = 1  # nil → map: what the device is
+    COUNTERS = 2  # nil → map of name to count
+    PIPELINES = 3  # nil → list of descriptions
+    LOAD_PIPELINE = 4  # the package itself → description
+    UNLOAD_PIPELINE = 5  # name → whether there was one
+    CONSOLE = 6  # [after, limit] → list of [sequence, ns since power-on, text]
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """One 32-bit register."""
+
+    name: str
+    address: int
+    access: Access
+    meaning: str
+    reset: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of address space."""
+        return REGISTER_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A range of memory that is accessed in blocks."""
+
+    name: str
+    address: int
+    size: int
+    access: Access
+    meaning: str
+
+
+@dataclass(frozen=True)
+class RegisterMap:
+    """Everything on the bus.
+
+    Raises:
+        ValueError: Two overlap or share a name, or one is misaligned or leaves the 32-bit address space.
+    """
+
+    registers: tuple[Register, ...]
+    windows: tuple[Window, ...] = ()
+
+    def __post_init__(self) -> None:
+        end, owner = 0, "the start of the address space"
+        names: set[str] = set()
+        parts: list[Register | Window] = [*self.registers, *self.windows]
+        for part in sorted(parts, key=lambda part: part.address):
+            if part.address < end:
+                raise ValueError(f"{part.name} at {part.address:#010x} overlaps {owner}")
+            if part.address % REGISTER_SIZE or part.size < 1 or part.address + part.size > 1 << 32:
+                raise ValueError(f"{part.name} cannot be at {part.address:#010x}")
+            if part.name in names:
+                raise ValueError(f"there are two parts named {part.name}")
+            end, owner = part.address + part.size, part.name
+            names.add(part.name)
+
+
+_RO, _RW, _WO = Access.READ_ONLY, Access.READ_WRITE, Access.WRITE_ONLY
+_MIB = 1024 * 1024
+
+BOARD_ID = Register("BOARD_ID", 0x0000, _RO, "Always 0x4E415055, ASCII NAPU.", 0x4E41_5055)
+REVISION = Register("REVISION", 0x0004, _RO, "Version of this address map.", 1)
+EPOCH = Register("EPOCH", 0x0008, _RO, "Boots of the firmware over the board's life, modulo 65536.")
+RESETS = Register("RESETS", 0x000C, _RO, "Restarts of the firmware since power-on.")
+RESET_REASON = Register("RESET_REASON", 0x0010, _RO, "Why this boot happened: a ResetReason.")
+READY = Register("READY", 0x0014, _RW, "1 once the firmware answers its mailbox.")
+
+IRQ_STATUS = Register("IRQ_STATUS", 0x0100, Access.WRITE_1_TO_CLEAR, "Pending Interrupt bits.")
+IRQ_ENABLE = Register("IRQ_ENABLE", 0x0104, _RW, "Interrupt bits that signal the interrupt line.")
+
+MAILBOX_RX_LENGTH = Register("MAILBOX_RX_LENGTH", 0x0200, _RO, "Bytes of the oldest letter; 0: there is none.")
+MAILBOX_RX_POP = Register("MAILBOX_RX_POP", 0x0204, _WO, "Any write takes the oldest letter away.")
+MAILBOX_TX_SEND = Register("MAILBOX_TX_SEND", 0x0208, _WO, "Doorbell: send so many bytes of MAILBOX_TX.")
+MAILBOX_TX_STATUS = Register("MAILBOX_TX_STATUS", 0x020C, _RO, "What became of the last: a SendStatus.")
+
+FLASH_ARGUMENT = Register("FLASH_ARGUMENT", 0x0300, _RW, "Bytes of argument in FLASH_DATA.")
+FLASH_COMMAND = Register("FLASH_COMMAND", 0x0304, _WO, "Doorbell: a FlashCommand, done when answered.")
+FLASH_STATUS = Register("FLASH_STATUS", 0x0308, _RO, "What became of it: a CommandStatus.")
+FLASH_RESULT = Register("FLASH_RESULT", 0x030C, _RO, "Bytes of result in FLASH_DATA.")
+
+SERVICE_ARGUMENT = Register("SERVICE_ARGUMENT", 0x0400, _RW, "Bytes of argument in SERVICE_DATA.")
+SERVICE_COMMAND = Register("SERVICE_COMMAND", 0x0404, _WO, "Doorbell: a ServiceCommand, done when answered.")
+SERVICE_STATUS = Register("SERVICE_STATUS", 0x0408, _RO, "What became of it: a CommandStatus.")
+SERVICE_RESULT = Register("SERVICE_RESULT", 0x040C, _RO, "Bytes of result in SERVICE_DATA.")
+
+# A message has at most 16 MiB; the rest is room for the header and the names around it.
+WINDOW_SIZE = 17 * _MIB
+MAILBOX_RX = Window("MAILBOX_RX", 0x1000_0000, WINDOW_SIZE, _RO, "The oldest letter.")
+MAILBOX_TX = Window("MAILBOX_TX", 0x2000_0000, WINDOW_SIZE, _RW, "The letter to send.")
+FLASH_DATA = Window("FLASH_DATA", 0x3000_0000, WINDOW_SIZE, _RW, "Argument, then result of a command.")
+SERVICE_DATA = Window("SERVICE_DATA", 0x4000_0000, WINDOW_SIZE, _RW, "Argument, then result of a command.")
+
+
+class SendStatus(IntEnum):
+    """What became of a letter that the firmware sent."""
+
+    SENT = 0
+    FULL = 1  # no room; MAILBOX_TX is raised when there is
+    REFUSED = 2  # not a reply that firmware may give, or not a message
+
+
+MAP = RegisterMap(
+    (
+        BOARD_ID, REVISION, EPOCH, RESETS, RESET_REASON, READY,
+        IRQ_STATUS, IRQ_ENABLE,
+        MAILBOX_RX_LENGTH, MAILBOX_RX_POP, MAILBOX_TX_SEND, MAILBOX_TX_STATUS,
+        FLASH_ARGUMENT, FLASH_COMMAND, FLASH_STATUS, FLASH_RESULT,
+        SERVICE_ARGUMENT, SERVICE_COMMAND, SERVICE_STATUS, SERVICE_RESULT,
+    ),
+    (MAILBOX_RX, MAILBOX_TX, FLASH_DATA, SERVICE_DATA),
+)  # fmt: skip
