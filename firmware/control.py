@@ -1,0 +1,169 @@
+"""The control plane's operations: what they are called, what arguments they take, who handles them.
+
+The body of a CONTROL message is a msgpack map with the operation's name under ``op`` and its arguments under theirs;
+keys that the operation does not know are passed over. Any bytes at all get a status.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from firmware.packing import MapReader
+from firmware.services.identity import Identity
+from firmware.services.logs import MAX_LINES, Logs
+from firmware.services.pipelines import Pipelines
+from firmware.services.statistics import Statistics
+from host_sdk.wire.errors import (
+    BadArgumentError,
+    ClosedError,
+    DeviceError,
+    InternalError,
+    MalformedError,
+    StatusError,
+    UnknownOperationError,
+)
+from host_sdk.wire.schema import MAX_DETAIL, Status
+
+_log = logging.getLogger(__name__)
+_KINDS = {str: "text", int: "an integer", bytes: "bytes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Who handles operations."""
+
+    identity: Identity
+    pipelines: Pipelines
+    statistics: Statistics
+    logs: Logs
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of an operation.
+
+    Attributes:
+        name: Its key in the body.
+        kind: str, int or bytes.
+        default: What it is when it is not given; None: it must be.
+        low: Smallest integer.
+        high: Largest integer.
+    """
+
+    name: str
+    kind: type
+    default: Any = None
+    low: int = 0
+    high: int = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation: its handler, which returns the map to answer with, and its arguments."""
+
+    handler: Callable[[Services, dict[str, Any]], dict[str, Any]]
+    arguments: tuple[Argument, ...] = ()
+
+
+def _remove(services: Services, arguments: dict[str, Any]) -> dict[str, Any]:
+    services.pipelines.remove(arguments["name"])
+    return {}
+
+
+OPERATIONS: dict[str, Operation] = {
+    "identity": Operation(lambda services, _: services.identity.describe()),
+    "pipelines": Operation(lambda services, _: {"pipelines": services.pipelines.describe()}),
+    "pipeline.install": Operation(
+        lambda services, given: {"pipeline": services.pipelines.install(given["package"])},
+        (Argument("package", bytes),),
+    ),
+    "pipeline.remove": Operation(_remove, (Argument("name", str),)),
+    "stats": Operation(lambda services, _: services.statistics.describe()),
+    "logs": Operation(
+        lambda services, given: services.logs.after(given["after"], given["limit"]),
+        (Argument("after", int, 0), Argument("limit", int, MAX_LINES, low=1, high=MAX_LINES)),
+    ),
+}
+_KNOWN_KEYS = {"op"} | {argument.name for operation in OPERATIONS.values() for argument in operation.arguments}
+
+
+class Control:
+    """Carries out operations; whatever becomes of one, the next is carried out."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def handle(self, body: bytes) -> tuple[Status, bytes]:
+        """Carry out what the body of a CONTROL message asks for; return the status and body of the answer."""
+        try:
+            given = decode_body(body)
+        except StatusError as error:
+            return _failure(error)
+        return self.execute(given.pop("op"), given)
+
+    def execute(self, name: str, given: dict[str, Any]) -> tuple[Status, bytes]:
+        """Carry out an operation; return the status and body of the answer.
+
+        Raises:
+            ClosedError: The hardware has gone.
+        """
+        try:
+            operation = OPERATIONS.get(name)
+            if operation is None:
+                raise UnknownOperationError(f"there is no operation {name[:80]!r}; there are {', '.join(OPERATIONS)}")
+            arguments = {argument.name: _check(argument, given) for argument in operation.arguments}
+            return Status.OK, msgpack.packb(operation.handler(self._services, arguments))
+        except ClosedError:
+            raise
+        except StatusError as error:
+            return _failure(error)
+        except DeviceError as error:
+            _log.error("operation %s: %s", name, error)
+            return _failure(InternalError(str(error)))
+        except Exception as error:  # noqa: BLE001 - one bad request must not end the service of all others
+            _log.exception("operation %s failed", name)
+            return _failure(InternalError(f"{type(error).__name__}; the log says more"))
+
+
+def decode_body(body: bytes) -> dict[str, Any]:
+    """Return the operation's name under ``op`` and the arguments in a control message's body.
+
+    Raises:
+        MalformedError: The body is not a msgpack map of text to values, or has no operation.
+    """
+    reader = MapReader(body)
+    given: dict[str, Any] = {}
+    try:
+        for key in reader.map_keys():
+            if key in _KNOWN_KEYS:
+                given[key] = reader.value()
+            else:
+                reader.skip()
+        reader.end()
+    except ValueError as error:
+        raise MalformedError(f"the body is no msgpack map as control takes it: {error}") from None
+    if not isinstance(given.get("op"), str):
+        raise MalformedError("the map in the body has no operation; give its name as text under op")
+    return given
+
+
+def _check(argument: Argument, given: dict[str, Any]) -> Any:
+    value: Any = given.get(argument.name)
+    if value is None:
+        value = argument.default
+    if value is None:
+        raise BadArgumentError(f"argument {argument.name} is missing; give {_KINDS[argument.kind]}")
+    if type(value) is not argument.kind:
+        raise BadArgumentError(f"argument {argument.name} must be {_KINDS[argument.kind]}")
+    if isinstance(value, int) and not argument.low <= value <= argument.high:
+        raise BadArgumentError(f"argument {argument.name} must be {argument.low} to {argument.high}")
+    return value
+
+
+def _failure(error: StatusError) -> tuple[Status, bytes]:
+    sentence = error.detail.encode(errors="replace")[:MAX_DETAIL]
+    # The cut may have gone through a character.
+    return error.status, sentence.decode(errors="ignore").encode()

@@ -1,0 +1,130 @@
+"""The firmware: boots, then answers its mailbox until it is told to stop. Sleeps when there is nothing to do."""
+
+import logging
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from appliance.board.regmap import SendStatus
+from firmware.control import Control, Services
+from firmware.hal import Hal, Letter
+from firmware.services.discovery import beacon, reply
+from firmware.services.identity import Identity
+from firmware.services.logs import Logs, start_logging
+from firmware.services.pipelines import Pipelines
+from firmware.services.statistics import Statistics
+from firmware.version import VERSION
+from host_sdk.wire.errors import ClosedError, DeviceError
+from host_sdk.wire.schema import Opcode, Status
+
+_log = logging.getLogger(__name__)
+
+
+class Firmware:
+    """Everything that runs on the management core.
+
+    Args:
+        hal: The hardware.
+        digest: SHA-256 of the image that was booted, in hex.
+        clock: Monotonic, in ns.
+    """
+
+    def __init__(self, hal: Hal, digest: str, clock: Callable[[], int]) -> None:
+        self._hal = hal
+        self._pipelines = Pipelines(hal)
+        self._statistics = Statistics(hal, clock)
+        self._control = Control(Services(Identity(hal, digest), self._pipelines, self._statistics, Logs(hal)))
+        self._unsent: Letter | None = None
+        self._stopping = False
+
+    def boot(self) -> None:
+        """Bring the pipelines back, then tell the hardware and the network that the firmware is there.
+
+        Raises:
+            ClosedError: The hardware has gone.
+        """
+        _log.info("firmware %s, epoch %d, %s", VERSION, self._hal.epoch(), self._hal.reset_reason().name)
+        self._pipelines.restore()
+        self._hal.announce_ready()
+        status, identity = self._control.execute("identity", {})
+        if status is Status.OK:
+            self._post(beacon(identity))
+
+    def run(self, wake: socket.socket) -> None:
+        """Answer the mailbox until :meth:`stop` is called.
+
+        Args:
+            wake: Becomes readable when there is a reason to look whether to stop.
+
+        Raises:
+            ClosedError: The hardware has gone.
+        """
+        poll = select.poll()
+        poll.register(self._hal, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        # What was posted before interrupts were enabled has signalled nothing.
+        self._work()
+        while not self._stopping:
+            poll.poll()
+            self._hal.acknowledge_interrupts()
+            self._work()
+
+    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """Let :meth:`run` end after the letter in hand: a handler for signals."""
+        self._stopping = True
+
+    def _work(self) -> None:
+        while not self._stopping:
+            if self._unsent and not self._post(self._unsent):
+                return
+            letter = self._hal.receive()
+            if letter is None:
+                return
+            self._statistics.letters += 1
+            self._post(self._answer(letter))
+
+    def _answer(self, letter: Letter) -> Letter:
+        opcode = letter.message.header.opcode
+        if opcode == Opcode.DISCOVER:
+            return reply(letter, *self._control.execute("identity", {}))
+        if opcode == Opcode.CONTROL:
+            return reply(letter, *self._control.handle(letter.message.body))
+        return reply(letter, Status.UNKNOWN_OPCODE, f"this firmware does not serve opcode {opcode:#04x}".encode())
+
+    def _post(self, letter: Letter) -> bool:
+        status = self._hal.send(letter)
+        if status is SendStatus.REFUSED:
+            _log.error("the hardware refuses to send opcode %#04x", letter.message.header.opcode)
+        self._unsent = letter if status is SendStatus.FULL else None
+        return self._unsent is None
+
+
+def main(arguments: list[str]) -> int:
+    """Run the firmware; the boot ROM calls this.
+
+    Args:
+        arguments: Descriptor of the bus, of the interrupt line, and the image's digest in hex.
+
+    Returns:
+        Exit code: 0 after SIGTERM, 1 when the hardware has gone or is not the right one.
+    """
+    bus_fd, irq_fd, digest = arguments
+    start_logging()
+    waker, wake = socket.socketpair()
+    with socket.socket(fileno=int(bus_fd)) as bus, socket.socket(fileno=int(irq_fd)) as line, waker, wake:
+        try:
+            firmware = Firmware(Hal(bus, line), digest, time.monotonic_ns)
+            waker.setblocking(False)
+            signal.signal(signal.SIGTERM, firmware.stop)
+            signal.set_wakeup_fd(waker.fileno())
+            firmware.boot()
+            firmware.run(wake)
+        except (ClosedError, DeviceError) as error:
+            _log.error("firmware ends: %s", error)
+            return 1
+        finally:
+            signal.set_wakeup_fd(-1)
+    return 0

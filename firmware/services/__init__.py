@@ -1,0 +1,1 @@
+"""What the firmware does for those who ask: identity, discovery, pipelines, statistics, logs."""

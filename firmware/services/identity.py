@@ -1,0 +1,30 @@
+"""Who this appliance is."""
+
+import os
+from typing import Any
+
+from firmware.hal import Hal
+from firmware.version import VERSION
+from host_sdk.wire.schema import VERSION as PROTOCOL
+
+
+class Identity:
+    """Answers with what the device is, what firmware runs on it, and what it serves.
+
+    Args:
+        hal: The hardware.
+        digest: SHA-256 of the image that was booted, in hex.
+    """
+
+    def __init__(self, hal: Hal, digest: str) -> None:
+        self._hal = hal
+        self._constant = {
+            **hal.facts(),
+            "protocol": PROTOCOL,
+            "firmware": {"version": VERSION, "digest": digest, "epoch": hal.epoch(), "pid": os.getpid()},
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return the map of ANNOUNCE: device, name, address, profile, link, mtu, credits, protocol and so on."""
+        served = [{key: pipeline[key] for key in ("name", "handle", "digest")} for pipeline in self._hal.pipelines()]
+        return {**self._constant, "pipelines": served}
