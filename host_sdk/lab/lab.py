@@ -1,0 +1,228 @@
+"""A lab on this machine: up, found, looked at, tapped, down."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from host_sdk.lab.capability import capability
+from host_sdk.lab.directory import LabDirectory, base_directory, find_directories, lab_directory
+from host_sdk.lab.node import log_tail
+from host_sdk.lab.state import LabState
+from host_sdk.lab.tap import Tap
+from host_sdk.lab.topology import SWITCH, Topology
+from host_sdk.wire.errors import (
+    ClosedError,
+    ConfigError,
+    DeviceError,
+    LinkError,
+    LinkPrivilegeError,
+    NapuError,
+    NapuTimeoutError,
+)
+from host_sdk.wire.schema import ETHERTYPE
+
+DEFAULT_TIMEOUT_S: Final = 30.0
+_BUILD_S: Final = 30.0  # for all that is not waiting for nodes to serve; far more than it takes
+_DOWN_S: Final = 3.0  # the keeper gives its nodes 2
+_FAILURES: Final[dict[str, type[NapuError]]] = {
+    cls.__name__: cls for cls in (DeviceError, LinkError, LinkPrivilegeError, NapuTimeoutError)
+}
+
+
+class Lab:
+    """A running lab. Also a context manager that takes it down.
+
+    Attributes:
+        name: Its name.
+    """
+
+    def __init__(self, directory: LabDirectory, guard: "subprocess.Popen[bytes] | None" = None) -> None:
+        self.name = directory.name
+        self._directory = directory
+        self._guard = guard
+
+    @classmethod
+    def up(cls, topology: Topology, *, detach: bool = False, timeout_s: float = DEFAULT_TIMEOUT_S) -> "Lab":
+        """Build a lab and wait until all of its appliances serve.
+
+        Args:
+            topology: What to build; every appliance must have its command.
+            detach: Let the lab outlive this process. Otherwise it ends when this process does, in any way.
+            timeout_s: Seconds that appliances have until they serve.
+
+        Raises:
+            ConfigError: A lab of this name is up, or an appliance has no command.
+            LinkPrivilegeError: This machine does not let this user have network namespaces.
+            LinkError: The kernel cannot build the lab.
+            DeviceError: An appliance ended before it served; the message ends with its log.
+            NapuTimeoutError: An appliance did not serve in time.
+        """
+        for appliance in topology.appliances:
+            if not appliance.command:
+                raise ConfigError(f"appliance {appliance.name} has no command; use with_commands() first")
+        allowed = capability()
+        if allowed.kind == "none":
+            raise LinkPrivilegeError(allowed.reason)
+        directory = lab_directory(topology.name)
+        lock = directory.claim()
+        try:
+            directory.write_json("topology.json", topology.to_mapping())
+            where = ["--new" if allowed.kind == "root" else "--new-user"]
+            keeper = [f"--directory={directory.path}", f"--timeout={timeout_s}"]
+            if detach:
+                where.append("--detach")
+                keeper.append("--detach")
+            guard, ready = _start_keeper(where, keeper, lock, directory.log("keeper"))
+        except BaseException:
+            directory.remove()
+            raise
+        finally:
+            os.close(lock)
+        lab = cls(directory, guard)
+        try:
+            lab._await_ready(ready, timeout_s + _BUILD_S)
+        except BaseException:
+            lab.down()
+            raise
+        finally:
+            os.close(ready)
+        if detach:
+            lab._reap_guard()  # it has put the real one into the background
+        return lab
+
+    @classmethod
+    def find(cls, name: str) -> "Lab":
+        """Return the lab of a name, whoever of this user's processes has brought it up.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        directory = lab_directory(name)
+        if not directory.is_live():
+            raise ConfigError(f"no lab {name} is up; 'napu lab status' lists those that are")
+        return cls(directory)
+
+    @staticmethod
+    def names() -> list[str]:
+        """Return the names of this user's labs; what labs that have died left behind is removed."""
+        return [found.name for found in find_directories(base_directory(os.environ, os.geteuid()))]
+
+    def status(self) -> LabState:
+        """Return how the lab is: its keeper's last word.
+
+        Raises:
+            ClosedError: It has ended, or has only just been begun.
+        """
+        state = self._directory.read_state() if self._directory.is_live() else None
+        if state is None:
+            raise ClosedError(f"lab {self.name} is not up; bring it up again with 'napu lab up'")
+        return state
+
+    def inside(self, node: str, command: Sequence[str]) -> list[str]:
+        """Return the command line that runs a command in the network namespace of a node.
+
+        Args:
+            node: Name of the host or an appliance, or ``switch``.
+            command: The command and its arguments.
+
+        Raises:
+            ConfigError: There is no such node.
+            ClosedError: The lab has ended.
+        """
+        state = self.status()
+        if node == SWITCH:
+            pid = state.keeper.pid
+        elif found := state.node(node):
+            pid = found.pid
+        else:
+            known = [SWITCH, state.host.name, *(each.name for each in state.appliances)]
+            raise ConfigError(f"lab {self.name} has no node {node}; it has {', '.join(known)}")
+        return [sys.executable, "-m", "host_sdk.lab.enter", "--pid", str(pid), "--", *command]
+
+    def tap(self, path: Path, *, ethertype: int | None = ETHERTYPE) -> Tap:
+        """Begin to capture at the switch; see :meth:`Tap.start`.
+
+        Raises:
+            ClosedError: The lab has ended.
+            LinkError: The capture cannot be had.
+        """
+        return Tap.start(path, self.status().keeper, ethertype)
+
+    def down(self) -> None:
+        """End the lab, which takes at most about 3 s; one that has ended already is no error.
+
+        Raises:
+            LinkError: It does not end.
+        """
+        state = self._directory.await_state()
+        if state is not None and not state.keeper.end(signal.SIGTERM, _DOWN_S):
+            state.keeper.end(signal.SIGKILL, _DOWN_S)
+        self._reap_guard()
+        if not self._directory.wait_gone():
+            raise LinkError(f"lab {self.name} does not end; see {self._directory.log('keeper')}")
+
+    def _await_ready(self, ready: int, timeout_s: float) -> None:
+        """Wait for the keeper's announcement."""
+        line = b""
+        while not line.endswith(b"\n"):
+            if not select.select([ready], [], [], timeout_s)[0]:
+                raise NapuTimeoutError(f"the keeper of lab {self.name} says nothing: {self._keeper_log()}")
+            piece = os.read(ready, 65536)
+            if not piece:
+                raise LinkError(f"the keeper of lab {self.name} ended: {self._keeper_log()}")
+            line += piece
+        failure = json.loads(line)
+        if failure:
+            raise _FAILURES[failure["error"]](f"lab {self.name}: {failure['message']}")
+
+    def _keeper_log(self) -> str:
+        return log_tail(self._directory.log("keeper"))
+
+    def _reap_guard(self) -> None:
+        if self._guard is None:
+            return
+        try:
+            self._guard.wait(_DOWN_S)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.wait()
+        self._guard = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
+
+
+def _start_keeper(
+    where: list[str], arguments: list[str], lock: int, log: Path
+) -> tuple["subprocess.Popen[bytes]", int]:
+    """Start the keeper below its guard; return the guard and the descriptor that the keeper announces on.
+
+    The lock is inherited by both, so it is free only when everything in the lab is gone.
+    """
+    python = [sys.executable, "-m"]
+    ready, ready_writer = os.pipe()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, ready_writer)
+        owner = os.pidfd_open(os.getpid())
+        stack.callback(os.close, owner)
+        output = stack.enter_context(log.open("wb"))
+        keeper = ["host_sdk.lab.keeper", f"--ready-fd={ready_writer}", f"--owner-fd={owner}", *arguments]
+        guard = subprocess.Popen(
+            [*python, "host_sdk.lab.enter", *where, "--", *python, *keeper],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(lock, ready_writer, owner),
+            start_new_session=True,
+        )
+    return guard, ready
