@@ -54,7 +54,11 @@ class Accelerator(Protocol):
         """Largest batch that one invocation takes; 1 for a model with a fixed batch dimension."""
 
     def invoke(self, batch: NDArray[np.generic]) -> list[NDArray[np.generic]]:
-        """Run the model on [n, *input.shape] and return [n, *shape] for each output; n is at most max_batch."""
+        """Run the model on [n, *input.shape] and return [n, *shape] for each output; n is at most max_batch.
+
+        Raises:
+            DeviceError: The model failed on an input, such as an index outside its table.
+        """
 
 
 Loader = Callable[[bytes, int], Accelerator]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.dla.base import TensorSpec
-from host_sdk.wire.errors import ConfigError
+from host_sdk.wire.errors import ConfigError, DeviceError
 
 
 class _Interpreter(Protocol):
@@ -77,18 +77,19 @@ class InterpreterAccelerator:
 
     def _grow(self, max_batch: int) -> None:
         """Build the interpreters for larger batches while they answer exactly as one by one does."""
-        generator = np.random.default_rng(0)
-        raw = generator.integers(0, 256, (max_batch, self.input.size), dtype=np.uint8)
-        probe = raw.view(self.input.dtype).reshape(max_batch, *self.input.shape)
-        if probe.dtype.kind == "f":
-            probe = generator.standard_normal(probe.shape).astype(probe.dtype)
-        alone = [self._run(self._interpreters[1], probe[index : index + 1]) for index in range(max_batch)]
+        probe = self._probe(max_batch)
+        try:
+            alone = [self._run(self._interpreters[1], probe[index : index + 1]) for index in range(max_batch)]
+        except DeviceError as error:
+            raise ConfigError(
+                f"a first run of the model, on an input of zeros and ones or noise, failed: {error}"
+            ) from None
         batch = 2
         while batch <= max_batch:
             try:
                 self._interpreters[batch] = self._build(batch)
                 together = self._run(self._interpreters[batch], probe[:batch])
-            except (ConfigError, *_ERRORS):
+            except (ConfigError, DeviceError, *_ERRORS):
                 break  # the graph fixes its batch dimension somewhere inside; one by one is right for it
             expected = [np.concatenate(parts) for parts in zip(*alone[:batch], strict=True)]
             same = (a.shape == b.shape and np.array_equal(a, b) for a, b in zip(together, expected, strict=True))
@@ -98,14 +99,31 @@ class InterpreterAccelerator:
             batch *= 2
         self._interpreters = {size: self._interpreters[size] for size in self._interpreters if size <= self.max_batch}
 
+    def _probe(self, count: int) -> NDArray[np.generic]:
+        """Return inputs that any model of this kind must take, [count, *input.shape]."""
+        generator, shape, dtype = np.random.default_rng(0), (count, *self.input.shape), np.dtype(self.input.dtype)
+        if dtype.kind == "f":
+            return generator.standard_normal(shape).astype(dtype)
+        if dtype.itemsize == 1 and dtype.kind in "iu":
+            return generator.integers(0, 256, shape, dtype=np.uint8).view(dtype)
+        # Wider integers are indices more often than not, and every table has at least these two rows.
+        return generator.integers(0, 2, shape).astype(dtype)
+
     def _run(self, interpreter: _Interpreter, batch: NDArray[np.generic]) -> list[NDArray[np.generic]]:
         # The view is dropped before invoke: the interpreter refuses to run while one is alive.
         interpreter.tensor(self._input_index)()[...] = batch
-        interpreter.invoke()
+        try:
+            interpreter.invoke()
+        except _ERRORS as error:
+            raise DeviceError(f"the model failed on this input: {error}") from None
         return [interpreter.tensor(index)().copy() for index in self._output_indices]
 
     def invoke(self, batch: NDArray[np.generic]) -> list[NDArray[np.generic]]:
-        """Run the model on [n, *input.shape], cut into powers of two; return [n, *shape] for each output."""
+        """Run the model on [n, *input.shape], cut into powers of two; return [n, *shape] for each output.
+
+        Raises:
+            DeviceError: The model failed on an input, such as an index outside its table.
+        """
         total = len(batch)
         exact = self._interpreters.get(total)
         if exact is not None:

@@ -1,6 +1,6 @@
 """A model's first run, in a process of its own: a file that crashes the runtime takes only that process down.
 
-Run as ``python -I -m appliance.dla.trial BACKEND`` with the model on standard input; prints one line of JSON.
+Run as ``python -I -m appliance.dla.trial BACKEND MAX_BATCH`` with the model on standard input; prints one line of JSON.
 """
 
 import json
@@ -16,17 +16,17 @@ MEMORY_BYTES = 4 << 30
 CPU_SECONDS = 15
 
 
-def try_model(model: bytes, backend: str) -> None:
-    """Load the model in another process and run it once.
+def try_model(model: bytes, backend: str, max_batch: int = 1) -> None:
+    """Load the model in another process as it will be loaded here, which runs it in every batch up to the largest.
 
     Raises:
         ConfigError: It does not load, crashes the runtime, or takes too long; the message says which.
     """
-    command = [sys.executable, "-I", "-m", "appliance.dla.trial", backend]
+    command = [sys.executable, "-I", "-m", "appliance.dla.trial", backend, str(max_batch)]
     try:
         done = subprocess.run(command, input=model, capture_output=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"the model did not load and run once within {TIMEOUT_S} s") from None
+        raise ConfigError(f"the model did not load and run in every batch within {TIMEOUT_S} s") from None
     try:
         sentence = json.loads(done.stdout.splitlines()[-1])["error"]
     except (IndexError, ValueError, KeyError, TypeError):
@@ -42,7 +42,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sentence = ""
     try:
-        load_backend(sys.argv[1])(sys.stdin.buffer.read(), 1)  # loading runs the model once on a probe
+        load_backend(sys.argv[1])(sys.stdin.buffer.read(), int(sys.argv[2]))
     except ConfigError as error:
         sentence = str(error)
     sys.stdout.write("\n" + json.dumps({"error": sentence}) + "\n")

@@ -21,6 +21,9 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# A progressive JPEG of 256 kB can ask for 15000 passes over all its pixels, seconds of work; real ones need about 10.
+MAX_SCANS = 100
+_SCAN = b"\xff\xda"  # begins a scan; within a scan's data it cannot occur
 # The engine looks at the size in the header itself, against the pipeline's own bound, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -58,6 +61,8 @@ class ImageEngine:
             pixels = image.width * image.height
             if pixels > self.max_pixels:
                 raise MediaError(f"image of {image.width}x{image.height} pixels; at most {self.max_pixels} are taken")
+            if image.format != "PNG" and body.count(_SCAN) > MAX_SCANS:
+                raise MediaError(f"JPEG of more than {MAX_SCANS} scans")
             for step in self.steps:
                 image = step(image)
             image.load()

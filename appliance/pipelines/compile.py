@@ -14,6 +14,7 @@ from appliance.pipelines.package import Package, unpack
 from appliance.pipelines.pipeline import Pipeline, Work
 from appliance.pipelines.stages import (
     IMAGE_STAGES,
+    MAX_CHANNELS,
     POST_STAGES,
     TENSOR_STAGES,
     Flow,
@@ -26,6 +27,14 @@ from appliance.pipelines.stages import (
 )
 from appliance.profile import Profile
 from host_sdk.wire.errors import ConfigError
+from host_sdk.wire.schema import CRC_SIZE, MAX_MESSAGE, TRAILER
+
+_INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+ANSWER_DTYPES = (*_INTEGERS, "float16", "float32", "float64")
+MAX_OUTPUTS = 64
+MAX_OUTPUT_NAME = 200  # characters
+MAX_OUTPUT_RANK = 8
+MAX_ANSWER = MAX_MESSAGE - TRAILER.size - CRC_SIZE  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,8 @@ def _compile_front(manifest: Manifest, model: TensorSpec) -> _Front:
             f"and the model takes {model.dtype} {list(model.shape)}"
         )
     if start.dtype == "uint8" and transforms:
-        return _Front(engine, start, _fold(tuple(transforms), start.shape[-1] if start.shape else 1), ())
+        channels = start.shape[-1] if start.shape and start.shape[-1] <= MAX_CHANNELS else 1
+        return _Front(engine, start, _fold(tuple(transforms), channels), ())
     return _Front(engine, start, None, tuple(transforms))
 
 
@@ -147,4 +157,19 @@ def _compile_post(
         transform, flows = builder(entry, POST_STAGES)(flows, context, table)
         table.finish()
         transforms.append(transform)
+    _check_answer(flows)
     return tuple(transforms), flows
+
+
+def _check_answer(flows: Flows) -> None:
+    """Refuse what no client could read."""
+    for name, flow in flows.items():
+        if not (flow.dtype in ANSWER_DTYPES or flow.dtype.startswith("S")):
+            raise ConfigError(f"output {name[:80]!r} is {flow.dtype}; answers carry {', '.join(ANSWER_DTYPES)}")
+        if not (0 < len(name) <= MAX_OUTPUT_NAME and len(flow.shape) <= MAX_OUTPUT_RANK):
+            raise ConfigError(f"output {name[:80]!r} {list(flow.shape)}: its name or its shape is too long")
+    size = sum(flow.size for flow in flows.values())
+    if len(flows) > MAX_OUTPUTS or size > MAX_ANSWER:
+        raise ConfigError(
+            f"{len(flows)} outputs with {size} bytes; an answer carries at most {MAX_OUTPUTS} with {MAX_ANSWER}"
+        )

@@ -10,7 +10,9 @@ from host_sdk.wire.schema import MAX_MESSAGE
 
 MAX_BATCH = 64
 MAX_DELAY_US = 1_000_000
+MAX_FLOAT = 1e30
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_DESCRIPTION = re.compile(r"[^\n]{0,500}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -58,6 +60,20 @@ class Manifest:
         return {self.model_file, *named}
 
 
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a finite number that float32 can hold."""
+    return type(value) in (int, float) and -MAX_FLOAT <= value <= MAX_FLOAT
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a sentence can carry it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of thousands of digits
+        return "what it is"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 class Table:
     """A TOML table whose keys are taken one by one, so that none is overlooked and none is unknown."""
 
@@ -71,29 +87,31 @@ class Table:
         value = self._data.pop(key, default)
         if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
             form = f" of the form {pattern.pattern}" if pattern else ""
-            raise ConfigError(f"{self._where}: {key} must be a text{form}, not {value!r}")
+            raise ConfigError(f"{self._where}: {key} must be a text{form}, not {_shown(value)}")
         return value
 
     def number(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """Take a whole number in a range."""
         value = self._data.pop(key, default)
         if type(value) is not int or not low <= value <= high:
-            raise ConfigError(f"{self._where}: {key} must be a whole number from {low} to {high}, not {value!r}")
+            raise ConfigError(f"{self._where}: {key} must be a whole number from {low} to {high}, not {_shown(value)}")
         return value
 
     def numbers(self, key: str) -> list[float]:
         """Take a list of one to four numbers."""
         value = self._data.pop(key, None)
-        good = isinstance(value, list) and 1 <= len(value) <= 4
-        if not good or not all(isinstance(entry, int | float) for entry in value or ()):
-            raise ConfigError(f"{self._where}: {key} must be a list of numbers, one for each channel, not {value!r}")
-        return [float(entry) for entry in value or ()]
+        if not isinstance(value, list) or not 1 <= len(value) <= 4 or not all(_is_number(entry) for entry in value):
+            raise ConfigError(
+                f"{self._where}: {key} must be a list of numbers, one for each channel, not {_shown(value)}"
+            )
+        return [float(entry) for entry in value]
 
     def texts(self, key: str, known: set[str]) -> tuple[str, ...]:
         """Take a list of texts from a known set."""
         value = self._data.pop(key, None)
-        if not isinstance(value, list) or not value or not all(entry in known for entry in value):
-            raise ConfigError(f"{self._where}: {key} must be a list of {', '.join(sorted(known))}, not {value!r}")
+        good = isinstance(value, list) and all(isinstance(entry, str) and entry in known for entry in value)
+        if not good or not value:
+            raise ConfigError(f"{self._where}: {key} must be a list of {', '.join(sorted(known))}, not {_shown(value)}")
         return tuple(value)
 
     def table(self, key: str, default: dict[str, Any] | None = None) -> "Table":
@@ -133,14 +151,14 @@ def parse_manifest(text: str) -> Manifest:
     """
     try:
         root = Table(tomllib.loads(text), "manifest")
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of too many digits
         raise ConfigError(f"manifest is no TOML: {error}") from None
     model, source, batch = root.table("model"), root.table("input"), root.table("batch", {})
     kind = source.text("kind", re.compile("image|tensor"))
     image = kind == "image"
     manifest = Manifest(
         name=root.text("name", _NAME),
-        description=root.text("description", default=""),
+        description=root.text("description", _DESCRIPTION, default=""),
         model_file=model.text("file", _FILE),
         model_sha256=model.text("sha256", _SHA256),
         input_kind="image" if image else "tensor",

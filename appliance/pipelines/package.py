@@ -8,8 +8,8 @@ import msgpack
 
 from appliance.pipelines.manifest import Manifest, parse_manifest
 from host_sdk.wire.errors import ConfigError
+from host_sdk.wire.schema import MAX_PACKAGE
 
-MAX_PACKAGE = 15 * 1024 * 1024  # bytes; leaves room for the control message around it
 MANIFEST_NAME = "pipeline.toml"
 
 

@@ -13,6 +13,7 @@ from appliance.engines.vector import lookup
 from appliance.pipelines.manifest import Manifest
 from appliance.pipelines.stages import Flow, Flows, PostTransform, Transform
 from appliance.profile import Profile
+from host_sdk.wire.errors import DeviceError
 from host_sdk.wire.schema import Status
 
 DIGEST_PREFIX = 8  # bytes of the model's SHA-256 that the trailer carries
@@ -102,6 +103,11 @@ class Pipeline:
         return int(self.manifest.model_sha256[: 2 * DIGEST_PREFIX], 16)
 
     @property
+    def max_batch(self) -> int:
+        """Most requests that share an invocation: what the manifest wants, as far as the model takes it."""
+        return min(self.manifest.max_batch, self.accelerator.max_batch)
+
+    @property
     def input_size(self) -> int | None:
         """Bytes of every body; None where they vary."""
         return None if self.engine else self.input.size
@@ -127,21 +133,23 @@ class Pipeline:
         count = len(bodies)
         began = clock.now_ns()
         batch, pre_work, details = self._prepare(bodies)
-        failed = sorted(details)
-        kept = np.delete(batch, failed, axis=0) if failed else batch
-        prepared = clock.now_ns()
-        raw = self.accelerator.invoke(kept) if len(kept) else None
-        invoked = clock.now_ns()
-        answers = np.zeros((count, self.answer_size), np.uint8)
         statuses = np.zeros(count, np.uint16)
-        if raw is not None:
-            packed = self._finish(raw)
-            if failed:
-                answers[np.delete(np.arange(count), failed)] = packed
-            else:
-                answers = packed
-        statuses[failed] = Status.UNDECODABLE
-        modelled = self._model(pre_work, len(kept), failed)
+        statuses[list(details)] = Status.UNDECODABLE
+        kept = np.flatnonzero(statuses == Status.OK)
+        prepared = clock.now_ns()
+        raw, broken = self._invoke(batch[kept] if details else batch)
+        invoked = clock.now_ns()
+        for index, sentence in broken.items():
+            details[int(kept[index])] = sentence
+            statuses[kept[index]] = Status.INTERNAL
+        if not details:
+            answers = self._finish(raw)
+        else:
+            kept = np.flatnonzero(statuses == Status.OK)
+            answers = np.zeros((count, self.answer_size), np.uint8)
+            if len(kept):
+                answers[kept] = self._finish(raw)
+        modelled = self._model(pre_work, len(kept), sorted(details))
         done = clock.now_ns()
         measured = (prepared - began, invoked - prepared, done - invoked)
         return Outcome(answers, statuses, details, measured, modelled)
@@ -165,6 +173,26 @@ class Pipeline:
         for transform in self.before:
             batch = transform(batch)
         return batch, work, details
+
+    def _invoke(self, batch: NDArray[np.generic]) -> tuple[list[NDArray[np.generic]], dict[int, str]]:
+        """Return the model's outputs for what it took, and the sentence for each input that it failed on, by index.
+
+        A batch that fails is run again one by one: an input costs no other request its answer.
+        """
+        if len(batch) == 0:
+            return [], {}
+        try:
+            return self.accelerator.invoke(batch), {}
+        except DeviceError as error:
+            if len(batch) == 1:
+                return [], {0: str(error)}
+        parts, broken = [], {}
+        for index in range(len(batch)):
+            try:
+                parts.append(self.accelerator.invoke(batch[index : index + 1]))
+            except DeviceError as error:
+                broken[index] = str(error)
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)], broken
 
     def _finish(self, raw: list[NDArray[np.generic]]) -> NDArray[np.uint8]:
         tensors = {spec.name: value for spec, value in zip(self.accelerator.outputs, raw, strict=True)}
@@ -197,7 +225,7 @@ class Pipeline:
             "model_sha256": self.manifest.model_sha256,
             "backend": self.accelerator.backend,
             "macs": self.macs,
-            "max_batch": min(self.manifest.max_batch, self.accelerator.max_batch),
+            "max_batch": self.max_batch,
             "input": source,
             "outputs": [
                 {"name": name, "dtype": flow.dtype, "shape": list(flow.shape)} for name, flow in self.outputs.items()

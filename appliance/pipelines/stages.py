@@ -17,6 +17,7 @@ Builder = TypeVar("Builder")
 Transform = Callable[[NDArray[np.generic]], NDArray[np.generic]]
 Tensors = dict[str, NDArray[np.generic]]
 PostTransform = Callable[[Tensors], Tensors]
+MAX_CHANNELS = 4  # that a stage can have numbers for, one each
 LABEL_BYTES = 64  # longest label, UTF-8
 
 
@@ -119,8 +120,9 @@ def _only(flows: Flows, stage: str) -> str:
 
 def _dequantise(flows: Flows, context: PostContext, _: Table) -> tuple[PostTransform, Flows]:
     specs = {spec.name: spec for spec in context.outputs if spec.scale}
-    if not set(flows) <= set(specs):
-        raise ConfigError(f"dequantise: not quantised: {', '.join(set(flows) - set(specs))}; leave the stage out")
+    real = [name for name, flow in flows.items() if name not in specs or flow.dtype != specs[name].dtype]
+    if real:
+        raise ConfigError(f"dequantise: not quantised: {', '.join(real)}; leave the stage out")
 
     def run(tensors: Tensors) -> Tensors:
         return {

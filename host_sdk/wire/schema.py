@@ -6,12 +6,14 @@ derived from the constants in this module; nothing else in the project states an
 
 from dataclasses import dataclass
 from enum import STRICT, IntEnum, IntFlag
+from functools import cached_property
 
 VERSION = 1
 ETHERTYPE = 0x88B5  # IEEE 802 local experimental EtherType 1
 UDP_PORT = 0x88B5  # 34997: the same number, so that one is enough to remember
 
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one message, extensions, trailer and CRC included
+MAX_PACKAGE = 15 * 1024 * 1024  # bytes of a pipeline package; leaves room for the control message around it
 MAX_DETAIL = 512  # bytes of UTF-8 in the body of a reply whose status is not OK
 MIN_MTU = 576  # bytes of PDU that every link must carry; IPv4's own minimum
 MAX_FRAGMENT_SIZE = 0xFFFF  # bytes
@@ -66,7 +68,7 @@ class Layout:
             offset += field.size
         return placed
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of the whole layout."""
         return sum(field.size for field in self.fields)

@@ -8,6 +8,7 @@ from host_sdk.wire.header import Header, check_length
 from host_sdk.wire.schema import HEADER_SIZE, MAX_MESSAGE, DropReason, Status
 
 FRAGMENT_OVERHEAD = 192  # bytes that a stored fragment costs besides its own: an object, a key, a dict entry
+MESSAGE_OVERHEAD = 768  # bytes that an unfinished message costs besides its fragments: header, key, two dictionaries
 
 Key = tuple[int, int, int, int]  # peer, session, request, opcode
 
@@ -43,7 +44,7 @@ class _Partial:
     header: Header
     began: int
     fragments: dict[int, bytes] = field(default_factory=dict)
-    held: int = FRAGMENT_OVERHEAD
+    held: int = MESSAGE_OVERHEAD
 
 
 class Reassembler:
@@ -86,7 +87,7 @@ class Reassembler:
         partial = self._partials.get(key)
         shared = replace(header, fragment=0, credits=0)
         if partial is None:
-            self._charge(peer, FRAGMENT_OVERHEAD + len(payload) + FRAGMENT_OVERHEAD)
+            self._charge(peer, MESSAGE_OVERHEAD + len(payload) + FRAGMENT_OVERHEAD)
             partial = self._partials[key] = _Partial(shared, now)
             partial.held += FRAGMENT_OVERHEAD + len(payload)
         elif partial.header != shared:

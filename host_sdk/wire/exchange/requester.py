@@ -15,7 +15,7 @@ import msgpack
 from host_sdk.wire.errors import FrameError, NapuError, NapuTimeoutError, RemoteProtocolError, status_error
 from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
 from host_sdk.wire.header import Header, decode_header
-from host_sdk.wire.message import Message, decode_message, encode_message, fragment_frames
+from host_sdk.wire.message import Message, check_message, decode_message, encode_message, fragment_frames
 from host_sdk.wire.schema import HEADER_SIZE, REPLY_BIT, RETRY_AFTER_UNIT_US, Opcode, Status
 
 Datagram = tuple[int, bytes]  # peer key, PDU
@@ -162,6 +162,7 @@ class Requester:
         Raises:
             LocalProtocolError: The message cannot be encoded.
         """
+        check_message(Message(request.header, request.body), self.fragment_size)
         self._tokens += 1
         flight = _Flight(self._tokens, request, now + request.timeout_ns)
         self._flights[flight.token] = flight
@@ -178,11 +179,10 @@ class Requester:
         if flight:
             self._finish(flight)
 
-    def free_credit(self, peer: int) -> int:
-        """Return how many more requests the peer would take at once; negative when some already wait."""
+    def load(self, peer: int) -> int:
+        """Return how many requests in sessions are outstanding at the peer or wait for its credit."""
         appliance = self._appliance(peer)
-        window = min(appliance.credits, self.limits.window)
-        return window - appliance.outstanding - len(appliance.waiting)
+        return appliance.outstanding + len(appliance.waiting)
 
     @property
     def pending(self) -> int:
@@ -194,7 +194,9 @@ class Requester:
         return self._events.popleft() if self._events else None
 
     def next_timer(self) -> int | None:
-        """Return when to_send has work at the latest; None when nothing is pending."""
+        """Return when to_send has work at the latest; 0, which is at once, while events wait; None for never."""
+        if self._events or any(self._admissible(appliance) for appliance in self._appliances.values()):
+            return 0
         timers = [
             min(flight.expires, flight.due) if flight.pdus else flight.expires for flight in self._flights.values()
         ]
@@ -208,33 +210,29 @@ class Requester:
     def to_send(self, now: int) -> Iterator[Datagram]:
         """Yield the PDUs to send now: new requests that credit allows, and those that are due again."""
         self._reassembler.expire(now)
+        self._expire_flights(now)
         for peer, appliance in list(self._appliances.items()):
             self._admit_waiting(peer, appliance, now)
         for flight in list(self._flights.values()):
-            if now >= flight.expires:
-                self._expire(flight)
-            elif flight.pdus and now >= flight.due:
+            if flight.pdus and now >= flight.due:
                 yield from self._transmit(flight, now)
 
+    def _admissible(self, appliance: _Appliance) -> bool:
+        window = min(appliance.credits, self.limits.window)
+        return bool(appliance.waiting) and appliance.session is not None and appliance.outstanding < window
+
     def _admit_waiting(self, peer: int, appliance: _Appliance, now: int) -> None:
-        window = min(max(appliance.credits, 1), self.limits.window)
-        while appliance.waiting and appliance.session is not None and appliance.outstanding < window:
-            flight = self._flights.get(appliance.waiting[0])
-            if flight is None:
-                appliance.waiting.popleft()
-                continue
-            self._admit(flight, now)
+        while self._admissible(appliance):
+            self._admit(self._flights[appliance.waiting[0]], now)
         if appliance.waiting and appliance.session is None:
-            first = self._flights.get(appliance.waiting[0])
-            if first:
-                self._open_session(peer, now, first.expires - now)
+            self._open_session(peer, now, self._flights[appliance.waiting[0]].expires - now)
 
     def _admit(self, flight: _Flight, now: int) -> None:
         """Give a request its id and its bytes."""
         request = flight.request
         appliance = self._appliance(request.peer)
         appliance.waiting.remove(flight.token)
-        number = self._generator.getrandbits(64)
+        number = self._unused_number()
         session = appliance.session if request.in_session and appliance.session else 0
         header = replace(request.header, request=number, session=session)
         flight.header, payload = encode_message(Message(header, request.body), self.fragment_size)
@@ -243,6 +241,13 @@ class Requester:
         self._by_request[number] = flight.token
         if request.in_session:
             appliance.outstanding += 1
+
+    def _unused_number(self) -> int:
+        """Return a request id: not 0, which is the beacon's, and not one of a request that is pending."""
+        number = 0
+        while number == 0 or number in self._by_request:
+            number = self._generator.getrandbits(64)
+        return number
 
     def _transmit(self, flight: _Flight, now: int) -> Iterator[Datagram]:
         if flight.transmissions == 0:
@@ -292,7 +297,8 @@ class Requester:
     def _settle(self, flight: _Flight, peer: int, reply: Message, now: int) -> None:
         header = reply.header
         if flight.request.gathers:
-            self._events.append(Event(flight.token, peer, reply, None, now - flight.first_sent, 1))
+            if header.status == Status.OK:
+                self._events.append(Event(flight.token, peer, reply, None, now - flight.first_sent, 1))
             return
         appliance = self._appliance(peer)
         if header.credits:
@@ -346,18 +352,32 @@ class Requester:
         request = Request(peer, Header(opcode=Opcode.OPEN, request=0), body, timeout_ns)
         self.submit(request, now)
 
-    def _opened(self, peer: int, reply: Message | None, error: NapuError | None) -> None:
+    def _opened(self, peer: int, reply: Message, error: NapuError | None) -> None:
         appliance = self._appliance(peer)
         appliance.opening = False
-        if reply is not None and error is None:
-            if reply.header.session:
-                appliance.session = reply.header.session
-                return
-            error = RemoteProtocolError("OPENED names session 0")
+        if error is None and reply.header.session:
+            appliance.session = reply.header.session
+            return
         for token in list(appliance.waiting):
-            self._fail(self._flights[token], error or NapuTimeoutError("no session: the appliance did not answer"))
+            self._fail(self._flights[token], error or RemoteProtocolError("OPENED names session 0"))
+
+    def _not_opened(self, flight: _Flight) -> None:
+        """Fail those who had as long to wait as the OPEN; for those who have longer, another one is sent."""
+        appliance = self._appliance(flight.request.peer)
+        appliance.opening = False
+        error = flight.refusal or NapuTimeoutError("no session: the appliance did not answer")
+        for waiting in [self._flights[token] for token in appliance.waiting]:
+            if waiting.expires <= flight.expires:
+                self._fail(waiting, error)
 
     # ---- ends ----------------------------------------------------------------------------------------------------
+
+    def _expire_flights(self, now: int) -> None:
+        expired = [flight for flight in self._flights.values() if now >= flight.expires]
+        # An OPEN comes first: it knows why those who wait for it fail.
+        for flight in sorted(expired, key=lambda flight: flight.request.header.opcode != Opcode.OPEN):
+            if flight.token in self._flights:
+                self._expire(flight)
 
     def _expire(self, flight: _Flight) -> None:
         if flight.request.gathers:
@@ -365,7 +385,7 @@ class Requester:
             self._finish(flight)
         elif flight.request.header.opcode == Opcode.OPEN:
             self._finish(flight)
-            self._opened(flight.request.peer, None, None)
+            self._not_opened(flight)
         else:
             seconds = flight.request.timeout_ns / 1e9
             silence = NapuTimeoutError(f"no answer within {seconds:g} s after {flight.transmissions} transmissions")

@@ -1,0 +1,149 @@
+"""``napu-node``: one appliance. A composition root: here the hardware gets its firmware and its factory settings."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from appliance.board.flash import Flash
+from appliance.board.process import Launcher
+from appliance.clock import WallClock
+from appliance.device import Device, DeviceOptions
+from appliance.dla.base import BACKENDS
+from appliance.pipelines.manifest import parse_manifest
+from appliance.pipelines.package import MANIFEST_NAME, pack_directory
+from appliance.profile import available_profiles, load_profile
+from firmware.boot.rom import boot
+from firmware.image import IMAGE_OBJECT, build_image
+from host_sdk.wire.errors import ConfigError, NapuError
+from host_sdk.wire.links.auto import SPECS, open_link
+
+FACTORY_OBJECT = "board/factory"
+READY_TIMEOUT_S = 20.0
+EXIT_USAGE = 2
+EXIT_FAILED = 1
+
+_log = logging.getLogger("napu-node")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def provision(flash: Flash, pipelines: list[Path]) -> None:
+    """Give an empty flash what it leaves the factory with: the firmware's image and pipelines.
+
+    A flash that was provisioned before is left alone, so that what was installed or removed since stays so.
+
+    Raises:
+        NapuError: A pipeline cannot be packed, or the flash is too small.
+    """
+    present = flash.list()
+    if IMAGE_OBJECT not in present:
+        flash.write(IMAGE_OBJECT, build_image())
+    if FACTORY_OBJECT in present:
+        return
+    for directory in pipelines:
+        package = pack_directory(directory)
+        manifest = parse_manifest((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
+        flash.write(f"pipelines/{manifest.name}", package)
+    flash.write(FACTORY_OBJECT, b"1")
+
+
+def factory_pipelines() -> list[Path]:
+    """Return the directories of the pipelines that ship with the project."""
+    with resources.as_file(resources.files("appliance.models")) as models:
+        return sorted(entry.parent for entry in models.glob(f"*/{MANIFEST_NAME}"))
+
+
+def launcher(flash: Flash) -> Launcher:
+    """Return what boots the firmware from the image in a flash, read anew at each boot."""
+    return lambda bus_fd, irq_fd, epoch: boot(flash.read(IMAGE_OBJECT), bus_fd, irq_fd, epoch)
+
+
+@app.command()
+def node(
+    flash: Annotated[
+        Path | None, typer.Option(help="Directory that is the node's flash; by default one that ends with the node.")
+    ] = None,
+    link: Annotated[str, typer.Option(help=f"What carries frames: {', '.join(SPECS)}.")] = "auto",
+    profile: Annotated[
+        str, typer.Option(help=f"Hardware: {', '.join(available_profiles())} or a .toml file.")
+    ] = "napu-s",
+    backend: Annotated[str, typer.Option(help=f"DLA backend: {', '.join(BACKENDS)}.")] = "litert",
+    name: Annotated[str, typer.Option(help="Name for people; the address by default.")] = "",
+    pipeline: Annotated[
+        list[Path] | None,
+        typer.Option(help="Pipeline directory to install into an empty flash, repeatable; by default those shipped."),
+    ] = None,
+    ready_fd: Annotated[int, typer.Option(help="Descriptor that gets one line of JSON when the node serves.")] = -1,
+    owner_fd: Annotated[int, typer.Option(help="Pipe to read: the node stops when its other end is closed.")] = -1,
+) -> None:
+    """Run one appliance until SIGTERM or Ctrl-C.
+
+    Exit status: 0 stopped, 1 the link or the hardware failed, 2 wrong arguments.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    hardware = load_profile(profile)
+    with ExitStack() as stack:
+        directory = flash or Path(stack.enter_context(TemporaryDirectory(prefix="napu-flash-")))
+        directory.mkdir(parents=True, exist_ok=True)
+        store = Flash(directory, hardware.limits.flash_bytes)
+        provision(store, factory_pipelines() if pipeline is None else pipeline)
+        choice = open_link(link)
+        _log.info("link: %s", choice.reason)
+        options = DeviceOptions(name, backend)
+        device = Device(hardware, choice.link, store, launcher(store), WallClock(), options)
+        stack.callback(device.close)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: device.stop())
+        if owner_fd >= 0:
+            threading.Thread(target=_stop_with_owner, args=(owner_fd, device), daemon=True).start()
+        _serve(device, ready_fd)
+
+
+def _stop_with_owner(owner_fd: int, device: Device) -> None:
+    while os.read(owner_fd, 1):
+        pass  # whatever is written means nothing; the end of the pipe does
+    device.stop()
+
+
+def _serve(device: Device, ready_fd: int) -> None:
+    device.board.start()
+    if not device.board.wait_ready(READY_TIMEOUT_S):
+        reason = device.board.boot_error or f"not ready within {READY_TIMEOUT_S:g} s"
+        _log.error("no firmware: %s; inference goes on without", reason)
+    _announce(ready_fd, {**device.facts(), "firmware": device.board.firmware_ready})
+    device.run()
+
+
+def _announce(ready_fd: int, facts: dict[str, object]) -> None:
+    line = json.dumps(facts)
+    if ready_fd < 0:
+        typer.echo(line)
+        return
+    with os.fdopen(ready_fd, "w") as pipe:
+        pipe.write(line + "\n")
+
+
+def run() -> None:
+    """Run ``napu-node``; a user's mistake is a sentence, not a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        typer.echo(f"napu-node: {error}", err=True)
+        raise SystemExit(EXIT_USAGE) from None
+    except (NapuError, OSError) as error:
+        typer.echo(f"napu-node: {error}", err=True)
+        raise SystemExit(EXIT_FAILED) from None
+
+
+if __name__ == "__main__":
+    run()

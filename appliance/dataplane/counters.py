@@ -1,0 +1,61 @@
+"""Every frame and every answer is counted under exactly one reason or status."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host_sdk.wire.schema import DropReason, Status
+
+_STATUSES = {int(status): index for index, status in enumerate(Status)}
+_STATUS_INDEX = np.zeros(max(_STATUSES) + 1, np.intp)
+_STATUS_INDEX[list(_STATUSES)] = list(_STATUSES.values())
+
+
+class Counters:
+    """Counters of one dataplane.
+
+    ``rx_frames`` is always the sum of the frames under each DropReason, ACCEPTED among them. Written by the
+    dataplane's thread alone; a snapshot from another thread may lie within a batch.
+    """
+
+    def __init__(self) -> None:
+        self._frames = np.zeros(len(DropReason), np.uint64)
+        self._answers = np.zeros(len(Status), np.uint64)
+        self.batches = 0
+        self.inferences = 0
+        self.discoveries = 0
+        self.energy_nj = 0
+        self.tx_dropped = 0
+        self.bad_letters = 0
+
+    def frames(self, reasons: NDArray[np.uint8]) -> None:
+        """Count a batch of frames by their DropReason, uint8 [n]."""
+        self._frames += np.bincount(reasons, minlength=len(DropReason)).astype(np.uint64)
+
+    def move(self, reason: DropReason, count: int = 1) -> None:
+        """Count frames that were accepted at first glance under the reason found later."""
+        self._frames[DropReason.ACCEPTED] -= np.uint64(count)
+        self._frames[reason] += np.uint64(count)
+
+    def answers(self, statuses: NDArray[np.uint16]) -> None:
+        """Count a batch of answers by their status, uint16 [n]."""
+        self._answers += np.bincount(_STATUS_INDEX[statuses], minlength=len(Status)).astype(np.uint64)
+
+    def answer(self, status: int) -> None:
+        """Count one answer."""
+        self._answers[_STATUSES.get(status, _STATUSES[Status.INTERNAL])] += np.uint64(1)
+
+    def snapshot(self) -> dict[str, int]:
+        """Return every counter by its name."""
+        frames = {f"frames_{reason.name.lower()}": int(self._frames[reason]) for reason in DropReason}
+        answers = {f"answers_{status.name.lower()}": int(self._answers[_STATUSES[status]]) for status in Status}
+        return {
+            "rx_frames": int(self._frames.sum()),
+            **frames,
+            **answers,
+            "batches": self.batches,
+            "inferences": self.inferences,
+            "discoveries": self.discoveries,
+            "energy_nj": self.energy_nj,
+            "tx_dropped": self.tx_dropped,
+            "bad_letters": self.bad_letters,
+        }

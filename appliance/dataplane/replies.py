@@ -1,0 +1,133 @@
+"""Replies: headers written in place for a whole batch, or one message at a time where it needs fragments."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.clock import Clock
+from appliance.dataplane.counters import Counters
+from host_sdk.wire.header import HEADER_DTYPE, scalar_header
+from host_sdk.wire.links.base import BURST, Link
+from host_sdk.wire.message import Message, batch_crcs, encode_message, fragment_frames, fragment_size_for
+from host_sdk.wire.schema import (
+    CRC_SIZE,
+    HEADER_SIZE,
+    MAX_FRAGMENT_SIZE,
+    TRAILER,
+    VERSION,
+    Flag,
+    Opcode,
+    Status,
+)
+
+TX_PATIENCE_NS = 100_000_000  # how long a full transmit ring is waited for before the frame is dropped and counted
+
+
+def reply_headers(count: int, opcode: Opcode, status: Status, credit: int) -> NDArray[np.void]:
+    """Return ``count`` reply headers, HEADER_DTYPE [count], for the caller to complete."""
+    headers = np.zeros(count, HEADER_DTYPE)
+    headers["version"] = VERSION
+    headers["opcode"] = opcode
+    headers["status"] = status
+    headers["credits"] = credit
+    headers["fragment_size"] = MAX_FRAGMENT_SIZE
+    return headers
+
+
+class ReplyWriter:
+    """Writes replies to a link and counts them.
+
+    Args:
+        link: Where they go.
+        counters: Where they are counted.
+        clock: Bounds the wait for a full transmit ring.
+    """
+
+    def __init__(self, link: Link, counters: Counters, clock: Clock) -> None:
+        self._link, self._counters, self._clock = link, counters, clock
+        self._own_fragment_size = fragment_size_for(link.mtu)
+
+    def batch(
+        self,
+        peers: NDArray[np.uint64],
+        headers: NDArray[np.void],
+        bodies: NDArray[np.uint8],
+        trailers: NDArray[np.void] | None = None,
+    ) -> None:
+        """Send one reply to each peer.
+
+        Args:
+            peers: uint64 [n].
+            headers: HEADER_DTYPE [n], complete but for flags TRAILER and length; with flag CRC a CRC is added.
+            bodies: uint8 [n, m], m may be 0.
+            trailers: TRAILER_DTYPE [n], sent where the header has flag TRAILER.
+        """
+        self._counters.answers(headers["status"].astype(np.uint16))
+        kinds = headers["flags"] & (Flag.CRC | Flag.TRAILER)
+        for kind in np.unique(kinds):  # nearly always one
+            chosen = np.flatnonzero(kinds == kind)
+            parts = [bodies[chosen]]
+            if kind & Flag.TRAILER:
+                if trailers is None:
+                    raise ValueError("a header announces a trailer and there is none")
+                parts.append(trailers[chosen].view(np.uint8).reshape(len(chosen), TRAILER.size))
+            self._uniform(peers[chosen], headers[chosen], np.concatenate(parts, axis=1), bool(kind & Flag.CRC))
+
+    def _uniform(
+        self, peers: NDArray[np.uint64], headers: NDArray[np.void], payloads: NDArray[np.uint8], crc: bool
+    ) -> None:
+        """Send replies of equal size and with the same parts."""
+        length = payloads.shape[1] + (CRC_SIZE if crc else 0)
+        headers["length"] = length
+        limits = np.minimum(headers["fragment_size"], self._own_fragment_size)
+        headers["fragment_size"] = limits
+        if crc:
+            payloads = np.concatenate((payloads, self._crcs(headers, payloads)), axis=1)
+        fits = length <= limits
+        for index in np.flatnonzero(~fits).tolist():
+            self._fragmented(int(peers[index]), headers[index], payloads[index])
+        raw = headers.view(np.uint8).reshape(len(headers), HEADER_SIZE)
+        whole = np.concatenate((raw, payloads), axis=1)[fits]
+        peers = peers[fits]
+        for begin in range(0, len(whole), BURST):
+            self._transmit(peers[begin : begin + BURST], whole[begin : begin + BURST])
+
+    def _crcs(self, headers: NDArray[np.void], payloads: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the CRC of each reply, uint8 [n, 4]."""
+        count, size = payloads.shape
+        starts = np.arange(count) * size
+        crcs = batch_crcs(headers, np.ascontiguousarray(payloads).reshape(-1), starts, np.full(count, size))
+        return crcs.astype(">u4").view(np.uint8).reshape(-1, CRC_SIZE)
+
+    def _transmit(self, peers: NDArray[np.uint64], pdus: NDArray[np.uint8]) -> None:
+        """Send equal-sized PDUs, uint8 [n, size], waiting a bounded time for room."""
+        sent, give_up = 0, None
+        while sent < len(pdus):
+            buffers = self._link.allocate(len(pdus) - sent)
+            room = len(buffers)
+            if room:
+                chunk = pdus[sent : sent + room]
+                buffers.memory[buffers.starts[:, None] + np.arange(chunk.shape[1])] = chunk
+                buffers.lengths[:] = chunk.shape[1]
+                buffers.peers[:] = peers[sent : sent + room]
+                self._counters.tx_dropped += room - self._link.send(buffers)
+                sent += room
+                continue
+            now = self._clock.now_ns()
+            give_up = give_up or now + TX_PATIENCE_NS
+            if now >= give_up:
+                self._counters.tx_dropped += len(pdus) - sent
+                return
+
+    def _fragmented(self, peer: int, header: np.void, payload: NDArray[np.uint8]) -> None:
+        self._pdus(peer, list(fragment_frames(scalar_header(header), payload.tobytes())))
+
+    def _pdus(self, peer: int, pdus: list[bytes]) -> None:
+        for pdu in pdus:
+            self._transmit(np.array([peer], np.uint64), np.frombuffer(pdu, np.uint8)[None, :])
+
+    def message(self, peer: int, message: Message, fragment_size: int = MAX_FRAGMENT_SIZE) -> None:
+        """Send one message, in as many fragments as it needs."""
+        if message.header.is_reply:
+            self._counters.answer(message.header.status)
+        header, payload = encode_message(message, min(fragment_size, self._own_fragment_size))
+        self._pdus(peer, list(fragment_frames(header, payload)))

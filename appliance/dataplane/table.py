@@ -1,0 +1,80 @@
+"""The pipelines that are loaded, and the queue of each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from appliance.dataplane.queue import JobQueue
+from appliance.pipelines.pipeline import Pipeline
+from host_sdk.wire.errors import ConfigError
+
+SLOTS = 256
+GENERATIONS = 256
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A pipeline and the requests that wait for it.
+
+    Attributes:
+        pace_ns: Smoothed ns that one request took lately; what retry_after is cut from.
+    """
+
+    pipeline: Pipeline
+    queue: JobQueue
+    pace_ns: float = 100_000.0
+
+    def served(self, count: int, took_ns: int) -> None:
+        """Take a batch into the pace."""
+        self.pace_ns += (took_ns / count - self.pace_ns) / 8
+
+
+class PipelineTable:
+    """Slots for pipelines.
+
+    A handle is the slot in its lower 8 bits and the slot's generation above, which moves on with every load: so a
+    handle of a pipeline that was replaced is unknown, never another pipeline's.
+
+    Args:
+        capacity: Pipelines that can be loaded, at most 255.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._slots: dict[int, Loaded] = {}
+        self._generations = [0] * SLOTS
+
+    def __iter__(self) -> Iterator[Loaded]:
+        return iter(list(self._slots.values()))
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def get(self, handle: int) -> Loaded | None:
+        """Return what a handle names."""
+        loaded = self._slots.get(handle % SLOTS)
+        return loaded if loaded and loaded.pipeline.handle == handle else None
+
+    def named(self, name: str) -> Loaded | None:
+        """Return what a name names."""
+        return next((loaded for loaded in self if loaded.pipeline.manifest.name == name), None)
+
+    def next_handle(self) -> int:
+        """Return the handle that the next pipeline gets.
+
+        Raises:
+            ConfigError: Every slot is taken.
+        """
+        for slot in range(1, self._capacity + 1):
+            if slot not in self._slots:
+                return (self._generations[slot] + 1) % GENERATIONS * SLOTS + slot
+        raise ConfigError(f"all {self._capacity} pipeline slots are taken; remove a pipeline first")
+
+    def insert(self, loaded: Loaded) -> None:
+        """Put a pipeline into the slot of its handle."""
+        slot = loaded.pipeline.handle % SLOTS
+        self._generations[slot] = loaded.pipeline.handle // SLOTS
+        self._slots[slot] = loaded
+
+    def remove(self, loaded: Loaded) -> None:
+        """Empty the slot of a pipeline."""
+        self._slots.pop(loaded.pipeline.handle % SLOTS, None)

@@ -1,0 +1,216 @@
+"""One appliance, wired from its profile: link, dataplane, board."""
+
+import os
+import random
+import threading
+from dataclasses import dataclass
+
+from appliance.board.board import Board
+from appliance.board.flash import Flash
+from appliance.board.mailbox import Letter, Mailbox
+from appliance.board.process import Launcher
+from appliance.clock import Clock
+from appliance.dataplane.counters import Counters
+from appliance.dataplane.energy import HardwareModel
+from appliance.dataplane.loop import Dataplane
+from appliance.dataplane.queue import JobQueue
+from appliance.dataplane.sessions import SessionTable
+from appliance.dataplane.state import State
+from appliance.dataplane.table import Loaded, PipelineTable
+from appliance.dla.base import Accelerator, load_backend
+from appliance.dla.trial import try_model
+from appliance.pipelines.compile import compile_pipeline
+from appliance.profile import Profile
+from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
+from host_sdk.wire.links.base import Link
+from host_sdk.wire.message import Message
+
+MAX_QUEUED_BYTES = 256 * 1024 * 1024  # memory that the queue of one pipeline may take
+
+
+class FirmwareWay:
+    """The way from the dataplane to the firmware: the mailbox, and what the board knows of its reader."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self.board: Board | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the firmware is up."""
+        return self.board is not None and self.board.firmware_ready
+
+    @property
+    def epoch(self) -> int:
+        """Boots of the firmware, modulo 65536."""
+        return self.board.epoch if self.board else 0
+
+    @property
+    def reply_fd(self) -> int:
+        """Descriptor that polls readable when collect has something."""
+        return self._mailbox.reply_fd
+
+    def post(self, peer: int, message: Message) -> bool:
+        """Put a control message into the mailbox; False when it is full."""
+        return self._mailbox.post(Letter(peer, message))
+
+    def collect(self) -> list[tuple[int, Message]]:
+        """Return what the firmware wants sent, with its peer."""
+        return [(letter.peer, letter.message) for letter in self._mailbox.collect()]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """What a device is besides its profile.
+
+    Attributes:
+        name: For people; the MAC or UDP address where it is empty.
+        backend: DLA backend, one of dla.base.BACKENDS.
+        seed: Of session ids; None takes one from the system.
+    """
+
+    name: str = ""
+    backend: str = "litert"
+    seed: int | None = None
+
+
+class Device:
+    """An emulated appliance. It offers the board what ``appliance.board.ports.Hardware`` asks for.
+
+    Args:
+        profile: The hardware.
+        link: Its port; closed with the device.
+        flash: Where the firmware's image and the pipelines are.
+        launcher: Starts the firmware; the composition root binds it to the boot ROM.
+        clock: Time.
+        options: Name, backend and seed.
+
+    Raises:
+        ConfigError: The backend is unknown or not installed.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        link: Link,
+        flash: Flash,
+        launcher: Launcher,
+        clock: Clock,
+        options: DeviceOptions | None = None,
+    ) -> None:
+        self._profile, self._link, self._options = profile, link, options or DeviceOptions()
+        self._loader = load_backend(self._options.backend)
+        self._loading = threading.Lock()
+        self._mailbox = Mailbox()
+        self._way = FirmwareWay(self._mailbox)
+        limits = profile.limits
+        self._state = State(
+            counters=Counters(),
+            sessions=SessionTable(limits.sessions, random.Random(self._options.seed)),  # noqa: S311 - no secret
+            table=PipelineTable(limits.pipelines),
+            reassembler=Reassembler(
+                ReassemblyLimits(
+                    memory=limits.reassembly_bytes,
+                    message=limits.max_message,
+                    timeout_ns=limits.reassembly_timeout_ms * 1_000_000,
+                )
+            ),
+            control=self._way,
+            credits=limits.credits,
+            discovery_per_s=limits.discovery_per_s,
+        )
+        self._dataplane = Dataplane(link, clock, self._state, HardwareModel(profile))
+        self.board = Board(flash, self._mailbox, self, launcher, clock)
+        self._way.board = self.board
+
+    def run(self) -> None:
+        """Serve on this thread until :meth:`stop`.
+
+        Raises:
+            LinkError: The link is gone.
+        """
+        self._dataplane.run()
+
+    def stop(self) -> None:
+        """Make run return; from any thread or signal handler."""
+        self._dataplane.stop()
+
+    def close(self) -> None:
+        """Stop the board and give everything back; after run has returned."""
+        self.board.stop()
+        self._dataplane.close()
+        self._mailbox.close()
+        self._link.close()
+
+    # ---- what the board asks, from its own thread ----------------------------------------------------------------
+
+    def facts(self) -> dict[str, object]:
+        """Return what the device is; constant."""
+        address = self._link.format_address(self._link.address)
+        return {
+            "device": f"{self._link.address:012x}",
+            "name": self._options.name or address,
+            "address": address,
+            "mtu": self._link.mtu,
+            "profile": self._profile.name,
+            "credits": self._profile.limits.credits,
+            "link": self._link.kind,
+            "pid": os.getpid(),
+        }
+
+    def counters(self) -> dict[str, int]:
+        """Return a snapshot of the counters by name, those of the link among them."""
+        link = self._link.statistics()
+        link_counters = {
+            "link_rx_frames": link.rx_frames,
+            "link_rx_bytes": link.rx_bytes,
+            "link_tx_frames": link.tx_frames,
+            "link_tx_bytes": link.tx_bytes,
+            **{f"link_rx_{reason}": count for reason, count in link.rx_drops.items()},
+            **{f"link_tx_{reason}": count for reason, count in link.tx_drops.items()},
+        }
+        waiting = sum(len(loaded.queue) for loaded in self._state.table)
+        state = {
+            "sessions": len(self._state.sessions),
+            "waiting": waiting,
+            "reassembling": len(self._state.reassembler),
+            "reassembly_bytes": self._state.reassembler.memory,
+        }
+        return {**self._state.counters.snapshot(), **state, **link_counters}
+
+    def load_pipeline(self, package: bytes) -> dict[str, object]:
+        """Compile a package and serve it, in place of one of the same name; return its description.
+
+        Raises:
+            ConfigError: It cannot be served; whatever had its name still is.
+        """
+        with self._loading:
+            handle = self._state.table.next_handle()
+            pipeline = compile_pipeline(package, handle, self._careful_load, self._profile)
+            depth = max(1, min(self._profile.limits.queue_depth, MAX_QUEUED_BYTES // max(1, pipeline.max_body)))
+            new = Loaded(pipeline, JobQueue(depth, pipeline.input_size))
+            self._dataplane.call(lambda: self._replace(new))
+        return pipeline.description()
+
+    def _careful_load(self, model: bytes, max_batch: int) -> Accelerator:
+        try_model(model, self._options.backend, max_batch)
+        return self._loader(model, max_batch)
+
+    def _replace(self, new: Loaded) -> None:
+        old = self._state.table.named(new.pipeline.manifest.name)
+        self._state.table.insert(new)
+        if old:
+            self._dataplane.withdraw(old)
+
+    def unload_pipeline(self, name: str) -> bool:
+        """Serve a pipeline no longer; return whether there was one of this name."""
+        with self._loading:
+            loaded = self._state.table.named(name)
+            if loaded is None:
+                return False
+            self._dataplane.call(lambda: self._dataplane.withdraw(loaded))
+            return True
+
+    def pipelines(self) -> list[dict[str, object]]:
+        """Return the descriptions of all pipelines that are served."""
+        return [loaded.pipeline.description() for loaded in self._state.table]
