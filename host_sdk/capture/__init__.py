@@ -1,0 +1,1 @@
+"""Captures: reading frames back, and the scapy layer. Needs the extra ``rig``."""

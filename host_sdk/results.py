@@ -1,0 +1,262 @@
+"""What the SDK hands to its users: value objects, cut from what appliances sent, which is never taken on trust."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from host_sdk.wire.errors import RemoteProtocolError
+from host_sdk.wire.message import Trailer
+from host_sdk.wire.schema import STAGES
+
+_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64")
+_MAX_ELEMENTS = 1 << 24
+
+
+class _Map:
+    """A map from the wire whose values are checked as they are taken."""
+
+    def __init__(self, data: Any, where: str) -> None:
+        if not isinstance(data, Mapping):
+            raise RemoteProtocolError(f"{where} is no map")
+        self._data, self._where = data, where
+
+    def text(self, key: str) -> str:
+        value = self._data.get(key)
+        if not isinstance(value, str) or len(value) > 4096:
+            raise RemoteProtocolError(f"{self._where}: {key} is no text")
+        return value
+
+    def number(self, key: str, high: int = 1 << 63) -> int:
+        value = self._data.get(key)
+        if type(value) is not int or not 0 <= value < high:
+            raise RemoteProtocolError(f"{self._where}: {key} is no number in range")
+        return value
+
+    def map(self, key: str) -> "_Map":
+        return _Map(self._data.get(key), f"{self._where}: {key}")
+
+    def list(self, key: str) -> list[Any]:
+        value = self._data.get(key)
+        if not isinstance(value, list) or len(value) > 4096:
+            raise RemoteProtocolError(f"{self._where}: {key} is no list")
+        return value
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        value = self.list(key)
+        if len(value) > 8 or not all(type(size) is int and 0 < size <= _MAX_ELEMENTS for size in value):
+            raise RemoteProtocolError(f"{self._where}: {key} is no shape")
+        return tuple(value)
+
+
+def unpack_map(body: bytes) -> dict[str, Any]:
+    """Return the msgpack map that a control reply holds.
+
+    Raises:
+        RemoteProtocolError: It holds none.
+    """
+    try:
+        content = msgpack.unpackb(body, strict_map_key=True)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise RemoteProtocolError(f"reply is no msgpack: {error}") from None
+    if not isinstance(content, dict):
+        raise RemoteProtocolError("reply is no map")
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Name, element type and shape of a tensor of one inference; little-endian and C-contiguous on the wire.
+
+    Attributes:
+        dtype: numpy's name of the element type; ``S<n>`` is UTF-8 text of at most n bytes, padded with zeros.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The element type as it is on the wire."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.numpy_dtype.itemsize
+
+    @classmethod
+    def parse(cls, data: Any) -> "Tensor":
+        """Read a tensor's description from the wire.
+
+        Raises:
+            RemoteProtocolError: It is none.
+        """
+        entry = _Map(data, "tensor")
+        dtype = entry.text("dtype")
+        text = dtype[:1] == "S" and dtype[1:].isdigit() and 0 < int(dtype[1:]) <= 1024
+        if not text and dtype not in _DTYPES:
+            raise RemoteProtocolError(f"tensor: dtype {dtype[:32]!r} is not known")
+        return cls(entry.text("name"), dtype, entry.shape("shape"))
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A pipeline that an appliance serves.
+
+    Attributes:
+        handle: What frames name it by, on this appliance and until it is replaced.
+        digest: SHA-256 of its package, hex.
+        backend: What executes the model.
+        input: The tensor that it takes; None where it takes encoded media.
+        formats: The media that it takes.
+        max_bytes: Longest body that it takes.
+        outputs: What an answer holds, in order.
+    """
+
+    name: str
+    description: str
+    handle: int
+    digest: str
+    model_sha256: str
+    backend: str
+    macs: int
+    max_batch: int
+    input: Tensor | None
+    formats: tuple[str, ...]
+    max_bytes: int
+    outputs: tuple[Tensor, ...]
+
+    @classmethod
+    def parse(cls, data: Any) -> "Pipeline":
+        """Read a pipeline's description from the wire.
+
+        Raises:
+            RemoteProtocolError: It is none.
+        """
+        entry = _Map(data, "pipeline")
+        source = entry.map("input")
+        media = source.text("kind") == "image"
+        return cls(
+            name=entry.text("name"),
+            description=entry.text("description"),
+            handle=entry.number("handle", 1 << 16),
+            digest=entry.text("digest"),
+            model_sha256=entry.text("model_sha256"),
+            backend=entry.text("backend"),
+            macs=entry.number("macs"),
+            max_batch=entry.number("max_batch"),
+            input=None if media else Tensor("input", source.text("dtype"), source.shape("shape")),
+            formats=tuple(str(name) for name in source.list("formats")) if media else (),
+            max_bytes=source.number("max_bytes"),
+            outputs=tuple(Tensor.parse(output) for output in entry.list("outputs")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Appliance:
+    """What an appliance says of itself.
+
+    Attributes:
+        key: Peer key on the link that found it.
+        address: The same as people write it.
+        credits: Requests that a session may have outstanding.
+        firmware: version, digest, epoch and pid.
+        pipelines: Name to handle.
+    """
+
+    key: int
+    address: str
+    name: str
+    device: str
+    profile: str
+    link: str
+    mtu: int
+    credits: int
+    firmware: dict[str, Any]
+    pipelines: dict[str, int]
+
+    @classmethod
+    def parse(cls, key: int, address: str, data: Any) -> "Appliance":
+        """Read an announcement that came from ``key``.
+
+        Raises:
+            RemoteProtocolError: It is none.
+        """
+        entry = _Map(data, "announcement")
+        firmware = entry.map("firmware")
+        listed = [_Map(pipeline, "pipeline") for pipeline in entry.list("pipelines")]
+        return cls(
+            key=key,
+            address=address,
+            name=entry.text("name"),
+            device=entry.text("device"),
+            profile=entry.text("profile"),
+            link=entry.text("link"),
+            mtu=entry.number("mtu"),
+            credits=entry.number("credits"),
+            firmware={
+                "version": firmware.text("version"),
+                "digest": firmware.text("digest"),
+                "epoch": firmware.number("epoch"),
+                "pid": firmware.number("pid"),
+            },
+            pipelines={pipeline.text("name"): pipeline.number("handle", 1 << 16) for pipeline in listed},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """An answer.
+
+    Attributes:
+        outputs: Output name to array.
+        appliance: Address of the appliance that answered.
+        latency_us: From the first transmission of the request to the whole answer.
+        transmissions: Times that the request was sent.
+        trailer: What the appliance says of how the answer was made; None where none was asked for.
+    """
+
+    outputs: dict[str, NDArray[Any]]
+    appliance: str
+    latency_us: float
+    transmissions: int
+    trailer: Trailer | None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, likeliest first; empty where the pipeline has none."""
+        return tuple(label.decode("utf-8", "replace") for label in self.outputs.get("label", np.empty(0)).tolist())
+
+    @property
+    def label(self) -> str | None:
+        """The likeliest label; None where the pipeline has none."""
+        return next(iter(self.labels), None)
+
+    @property
+    def stages_us(self) -> dict[str, float]:
+        """Stage to measured µs; empty without trailer."""
+        if self.trailer is None:
+            return {}
+        return {stage: ns / 1000 for stage, ns in zip(STAGES, self.trailer.measured_ns, strict=True)}
+
+
+def unpack_outputs(outputs: tuple[Tensor, ...], body: bytes) -> dict[str, NDArray[Any]]:
+    """Cut an answer into its tensors.
+
+    Raises:
+        RemoteProtocolError: It has another size than they.
+    """
+    expected = sum(tensor.size for tensor in outputs)
+    if len(body) != expected:
+        raise RemoteProtocolError(f"answer of {len(body)} bytes; its tensors have {expected}")
+    arrays, at = {}, 0
+    for tensor in outputs:
+        flat = np.frombuffer(body, tensor.numpy_dtype, tensor.size // tensor.numpy_dtype.itemsize, at)
+        arrays[tensor.name] = flat.reshape(tensor.shape)
+        at += tensor.size
+    return arrays
