@@ -1,0 +1,116 @@
+"""The demo: appliances and a switch, images through them as raw frames, and a report of what happened."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from host_sdk.cli.demo_images import held_out
+from host_sdk.cli.demo_report import summarise
+from host_sdk.cli.lab import DEFAULT_PROFILE, make_topology
+from host_sdk.cli.loopback import LoopbackNodes
+from host_sdk.cli.output import EXIT_FAILED, JsonOption, err, failures, out, print_json
+from host_sdk.lab.capability import capability
+from host_sdk.lab.lab import Lab
+from host_sdk.wire.errors import DeviceError
+
+MIN_ACCURACY = 0.97
+DIRECTORY = Path("napu-demo")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the demo's results go."""
+
+    capture: Path
+    contact_sheet: Path
+
+
+def demo(
+    nodes: Annotated[int, typer.Option(min=1, max=32, help="Appliances.")] = 2,
+    images: Annotated[int, typer.Option(min=200, max=500, help="Held-out images to send.")] = 500,
+    pcap: Annotated[Path | None, typer.Option(help=f"Capture to write; {DIRECTORY}/capture.pcap by default.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help=f"Contact sheet to write; {DIRECTORY}/contact-sheet.png by default.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Save the printed report as an SVG picture too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring up a lab, send it real images as raw Ethernet frames, and show what comes back.
+
+    The lab is network namespaces, a switch and a process for each appliance; as root or with unprivileged user
+    namespaces. Where neither is allowed, UDP on loopback carries the same PDUs. Nothing is left behind but the
+    capture and the contact sheet. Exit status 1 when fewer than 97 % of the images are classified right.
+    """
+    paths = Paths(pcap or DIRECTORY / "capture.pcap", sheet or DIRECTORY / "contact-sheet.png")
+    for path in (paths.capture, paths.contact_sheet):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with failures(as_json=as_json):
+        result = _run(nodes, images, paths.capture)
+        report = summarise(result, held_out(images), paths.capture, paths.contact_sheet)
+    if as_json:
+        print_json(report.to_mapping())
+    else:
+        report.print(out, picture)
+    if report.accuracy < MIN_ACCURACY:
+        err.print(f"napu: accuracy {report.accuracy:.1%} is below {MIN_ACCURACY:.0%}", style="red")
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _run(nodes: int, images: int, capture: Path) -> dict[str, Any]:
+    """Run the host's part somewhere, and return what it found."""
+    allowed = capability()
+    if allowed.kind == "none":
+        err.print(f"no raw Ethernet here, so UDP on loopback carries the frames: {allowed.reason}", style="yellow")
+        with LoopbackNodes(nodes, DEFAULT_PROFILE) as targets:
+            arguments = ["--link", "udp:127.0.0.1:0", "--tap", str(capture)]
+            arguments += [argument for target in targets for argument in ("--target", target)]
+            return {**_host(_command(images, arguments)), "dropped": 0}
+    err.print(f"bringing up a switch, a host and {nodes} appliances in network namespaces …", style="dim")
+    topology = make_topology(f"demo-{os.getpid()}", nodes, 1500, "auto", DEFAULT_PROFILE)
+    with Lab.up(topology) as lab:
+        with lab.tap(capture) as tap:
+            result = _host(lab.inside(topology.host.name, _command(images, ["--link", "auto:eth0"])))
+        return {**result, "dropped": tap.stop().dropped}
+
+
+def _command(images: int, arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "host_sdk.cli.demo_host", "--images", str(images), *arguments]
+
+
+def _host(command: list[str]) -> dict[str, Any]:
+    """Run the host's part in a process of its own and return its answer."""
+    with _process(command) as process:
+        output, _ = process.communicate()
+    try:
+        result: dict[str, Any] = json.loads(output)
+    except ValueError:
+        raise DeviceError(f"the demo's host ended with exit status {process.returncode}") from None
+    if "error" in result:
+        raise DeviceError(result["error"])
+    return result
+
+
+@contextmanager
+def _process(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a process that does not outlive the block, however it is left."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdout:
+            process.stdout.close()

@@ -1,0 +1,110 @@
+"""What every command shares: exit statuses, printing, and which lab or link to use."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from host_sdk.client import NapuClient
+from host_sdk.lab.lab import Lab
+from host_sdk.operations import Timeout
+from host_sdk.wire.errors import ConfigError, NapuError, NapuTimeoutError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SILENT = 3
+EXIT_INTERRUPTED = 130
+INSIDE = "NAPU_INSIDE_LAB"  # names the lab whose host this process already is
+
+_UNBROKEN = 1000  # columns where nobody looks at a screen: lines are not broken, so that grep and awk find them whole
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _UNBROKEN)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+LinkOption = Annotated[
+    str, typer.Option(help="What carries frames: auto, auto:IFACE, xdp:IFACE, packet:IFACE, udp, udp:HOST[:PORT].")
+]
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Address of an appliance, repeatable; by default all that answer a broadcast."),
+]
+LabOption = Annotated[
+    str,
+    typer.Option(help="Act as the host of this lab; by default of the only one that is up, if --link is not given."),
+]
+TimeoutOption = Annotated[float, typer.Option(min=0.01, max=3600, help="Seconds to wait for an answer.")]
+
+
+def exit_status(error: BaseException) -> int:
+    """Return the exit status that an error stands for."""
+    if isinstance(error, ConfigError):
+        return EXIT_USAGE
+    return EXIT_SILENT if isinstance(error, NapuTimeoutError) else EXIT_FAILED
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def table(*columns: str) -> Table:
+    """Return an empty table in the project's plain style; addresses and numbers are never cut."""
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    return shown
+
+
+@contextmanager
+def client(link: str, target: list[str] | None, lab: str, timeout: float = 5.0) -> Iterator[NapuClient]:
+    """Open a client on the link, or as the host of a lab.
+
+    Raises:
+        NapuError: The lab is not up or the link cannot be opened.
+    """
+    name = _choose_lab(lab, link)
+    if name:
+        become_host(name)
+    place = "auto:eth0" if os.environ.get(INSIDE) and link == "auto" else link
+    with NapuClient(place, target, timeout=Timeout(request=timeout, control=timeout)) as opened:
+        yield opened
+
+
+def _choose_lab(lab: str, link: str) -> str:
+    if os.environ.get(INSIDE):
+        return ""
+    if lab or link != "auto":
+        return lab
+    names = Lab.names()
+    if len(names) > 1:
+        raise ConfigError(f"several labs are up ({', '.join(sorted(names))}); choose one with --lab, or give a --link")
+    if names:
+        err.print(f"as the host of lab {names[0]}; give --link to act outside of it", style="dim")
+    return names[0] if names else ""
+
+
+def become_host(name: str) -> NoReturn:
+    """Run this same command in the namespace of a lab's host, in place of this process."""
+    lab = Lab.find(name)
+    again = [sys.executable, "-m", "host_sdk.cli.main", *sys.argv[1:]]
+    command = lab.inside(lab.status().host.name, again)
+    sys.stdout.flush()
+    os.execve(command[0], command, {**os.environ, INSIDE: name})  # noqa: S606 - our own interpreter
+
+
+@contextmanager
+def failures(*, as_json: bool) -> Iterator[None]:
+    """Turn the project's errors into a sentence and an exit status."""
+    try:
+        yield
+    except NapuError as error:
+        if as_json:
+            print_json({"error": type(error).__name__, "message": str(error)})
+        err.print(f"napu: {error}", style="red", markup=False)
+        raise typer.Exit(exit_status(error)) from None
