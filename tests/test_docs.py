@@ -1,0 +1,60 @@
+"""What the documentation says can be typed is typed here."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from host_sdk.cli.demo_images import held_out
+from host_sdk.wire.schema import UDP_PORT
+from tests.rig.nodes import node_process
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+def test_the_readmes_python_example_runs(tmp_path: Path) -> None:
+    (example,) = blocks(ROOT / "README.md", "python")
+    assert "/tmp/digits/0007-two.jpg" in example
+    assert len(example.strip().splitlines()) <= 12
+    picture = tmp_path / "two.jpg"
+    picture.write_bytes(next(item.jpeg for item in held_out(500) if item.label == "two"))
+    with node_process(tmp_path / "flash") as node:
+        text = example.replace("/tmp/digits/0007-two.jpg", str(picture)).replace(f"127.0.0.1:{UDP_PORT}", node.address)
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("two ")
+
+
+def test_the_readmes_shell_lines_name_commands_that_exist() -> None:
+    lines = [line.split("#")[0].split() for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines()]
+    commands = {tuple(line[1:3]) if line[1] == "lab" else (line[1],) for line in lines if line and line[0] == "napu"}
+    assert commands
+    for command in commands:
+        asked = [sys.executable, "-m", "host_sdk.cli.main", *command, "--help"]
+        assert subprocess.run(asked, capture_output=True, check=False).returncode == 0, command
+    targets = {line[1] for line in lines if line and line[0] == "make"}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert targets >= {"demo", "test"}
+
+
+def test_cli_md_lists_every_command_and_every_key_of_the_demos_json() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    from host_sdk.cli.main import app
+
+    names = [info.callback.__name__ for info in app.registered_commands if info.callback]
+    assert [name for name in names if f"`{name}" not in page] == []
+    assert all(f"`{group.name}" in page for group in app.registered_groups)
