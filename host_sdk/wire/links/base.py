@@ -40,9 +40,7 @@ class FrameBatch:
         return self.memory[start : start + int(self.lengths[index])]
 
 
-EMPTY = FrameBatch(
-    np.empty(0, np.uint8), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64)
-)
+EMPTY = FrameBatch(np.empty(0, np.uint8), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64))
 
 
 @dataclass(slots=True)
