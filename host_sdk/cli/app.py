@@ -1,13 +1,9 @@
-"""``napu``: the command line."""
-
-import os
-import sys
+"""The commands of ``napu``."""
 
 import typer
 
 from host_sdk.cli.demo import demo
 from host_sdk.cli.lab import lab_app, link
-from host_sdk.cli.output import EXIT_INTERRUPTED
 from host_sdk.cli.query import discover, infer, pipelines_app, stats
 
 app = typer.Typer(
@@ -28,20 +24,3 @@ app.add_typer(pipelines_app, name="pipelines")
 app.command()(stats)
 app.add_typer(lab_app, name="lab")
 app.command()(link)
-
-
-def run() -> None:
-    """Run ``napu``; Ctrl-C ends it without a traceback, and so does a reader that has gone."""
-    try:
-        app(prog_name="napu")
-    except KeyboardInterrupt:
-        sys.stderr.write("napu: interrupted\n")
-        raise SystemExit(EXIT_INTERRUPTED) from None
-    except BrokenPipeError:
-        # Whoever read the output, such as head(1), has closed it; nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-
-
-if __name__ == "__main__":
-    run()

@@ -19,7 +19,7 @@ from host_sdk.wire.errors import ConfigError, NapuError, NapuTimeoutError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SILENT = 3
-EXIT_INTERRUPTED = 130
+
 INSIDE = "NAPU_INSIDE_LAB"  # names the lab whose host this process already is
 
 _UNBROKEN = 1000  # columns where nobody looks at a screen: lines are not broken, so that grep and awk find them whole
