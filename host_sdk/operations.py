@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from host_sdk.engine import Engine
 from host_sdk.results import Appliance, Inference, Pipeline, unpack_map, unpack_outputs
-from host_sdk.wire.errors import ConfigError, NapuTimeoutError, RemoteProtocolError, UnknownPipelineError
+from host_sdk.wire.errors import (
+    ConfigError,
+    NapuTimeoutError,
+    RemoteProtocolError,
+    UnknownPipelineError,
+    UnknownSessionError,
+)
 from host_sdk.wire.exchange.requester import Event, Request
 from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import BROADCAST
@@ -19,6 +25,7 @@ from host_sdk.wire.schema import Flag, Opcode
 
 Result = TypeVar("Result")
 Operation = Generator[Request, list[Event], Result]
+_MENDS = 2  # times that an inference is asked for again because a session or a handle was forgotten
 Data = bytes | NDArray[Any]
 
 
@@ -166,15 +173,16 @@ class Operations:
         targets = yield from self.find_targets()
         peer = min(targets, key=self.engine.requester.load)
         self.targets = [*(target for target in targets if target != peer), peer]  # among equals: in turn
-        pipeline = yield from self._pipeline(peer, name)
-        try:
-            return (yield from self._infer(peer, pipeline, data, options))
-        except UnknownPipelineError:
-            # The handle is of an earlier load, as after the pipeline was replaced: learn the new one, once.
-            if self._pipelines.get(peer, {}).get(name) is pipeline:  # else another operation has learnt it already
-                del self._pipelines[peer]
+        for _ in range(_MENDS):
             pipeline = yield from self._pipeline(peer, name)
-            return (yield from self._infer(peer, pipeline, data, options))
+            try:
+                return (yield from self._infer(peer, pipeline, data, options))
+            except (UnknownPipelineError, UnknownSessionError):
+                # The handle is of an earlier load, or of an earlier life of the appliance: learn the new one.
+                if self._pipelines.get(peer, {}).get(name) is pipeline:  # else another operation has learnt it already
+                    del self._pipelines[peer]
+        pipeline = yield from self._pipeline(peer, name)
+        return (yield from self._infer(peer, pipeline, data, options))
 
     def _infer(self, peer: int, pipeline: Pipeline, data: Data, options: InferOptions) -> Operation[Inference]:
         header, body = options.header(pipeline.handle), encode_input(pipeline, data)

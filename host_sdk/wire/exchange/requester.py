@@ -16,7 +16,7 @@ from host_sdk.wire.errors import FrameError, NapuError, NapuTimeoutError, Remote
 from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.message import Message, check_message, decode_message, encode_message, fragment_frames
-from host_sdk.wire.schema import HEADER_SIZE, REPLY_BIT, RETRY_AFTER_UNIT_US, Opcode, Status
+from host_sdk.wire.schema import HEADER_SIZE, REPLY_BIT, RETRY_AFTER_UNIT_US, Flag, Opcode, Status
 
 Datagram = tuple[int, bytes]  # peer key, PDU
 TRANSIENT = (Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, Status.BAD_CRC)
@@ -274,6 +274,9 @@ class Requester:
             flight = self._match(peer, header)
             if flight is None:
                 return
+            if flight.request.header.flags & ~header.flags & Flag.CRC:
+                # A damaged flag would otherwise turn off the check that finds the damage.
+                raise FrameError(Status.BAD_CRC, "a reply without the CRC that its request had")
             begin = HEADER_SIZE
             whole = self._reassembler.add(peer, header, bytes(pdu[begin : begin + header.payload_size]), now)
             if whole is not None:
@@ -305,24 +308,16 @@ class Requester:
             appliance.credits = header.credits
         if flight.transmissions == 1:  # Karn: a retransmitted request's reply measures nothing
             appliance.measure(now - flight.first_sent)
-        if header.status == Status.UNKNOWN_SESSION and flight.request.in_session:
-            self._restart(flight, appliance, now)
-        elif header.status in TRANSIENT:
+        if header.status == Status.UNKNOWN_SESSION and header.session == appliance.session:
+            # The appliance may have restarted, and its handles with it: the next request opens another session, and
+            # this one's owner has to learn anew what to ask for.
+            appliance.session = None
+        if header.status in TRANSIENT:
             flight.refusal = _error_of(reply)
             pause = header.retry_after * RETRY_AFTER_UNIT_US * 1000
             flight.due = now + (pause or flight.rto)
         else:
             self._complete(flight, peer, reply, now)
-
-    def _restart(self, flight: _Flight, appliance: _Appliance, now: int) -> None:
-        """The appliance forgot the session, as after its restart: open another and send the request in it."""
-        if flight.header and flight.header.session == appliance.session:
-            appliance.session = None
-        self._retire(flight)
-        flight.pdus, flight.header = [], None
-        appliance.waiting.appendleft(flight.token)
-        if appliance.session is None:
-            self._open_session(flight.request.peer, now, flight.expires - now)
 
     def _complete(self, flight: _Flight, peer: int, reply: Message, now: int) -> None:
         error = _error_of(reply)
