@@ -152,11 +152,7 @@ def is_current(env: Environment, python_version: str | None) -> bool:
     if stamp.get("inputs") != env.inputs() or python_version not in (None, stamp["python"]):
         return False
     found = inventory(env.python)
-    return (
-        found is not None
-        and found["python"] == stamp["python"]
-        and set(stamp["packages"]) <= set(found["packages"])
-    )
+    return found is not None and found["python"] == stamp["python"] and set(stamp["packages"]) <= set(found["packages"])
 
 
 @contextmanager
@@ -257,9 +253,7 @@ def pip_command(env: Environment) -> Command:
         return [env.python, fetch_pip(env.lock_path.read_text(), env.path, os.environ) / "pip"]
     except SetupError as error:
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
-        raise SetupError(
-            f"{error}\nOn Debian or Ubuntu this helps: sudo apt-get install {package}"
-        ) from error
+        raise SetupError(f"{error}\nOn Debian or Ubuntu this helps: sudo apt-get install {package}") from error
 
 
 def make(env: Environment, held: int) -> None:
@@ -302,9 +296,7 @@ def main(arguments: list[str], root: Path, version: tuple[int, ...]) -> int:
             raise SetupError("usage: .ci/setup [tflite-runtime]")
         env = environment(root, arguments[0] if arguments else None)
         if env.python_below and version >= env.python_below:
-            say(
-                f"{env.directory} left out: tflite-runtime has no wheels for Python {version[0]}.{version[1]}"
-            )
+            say(f"{env.directory} left out: tflite-runtime has no wheels for Python {version[0]}.{version[1]}")
             return 0
         asked = sys.version if os.environ.get("PYTHON") else None
         if not is_current(env, asked):

@@ -15,17 +15,13 @@ def locked(name: str) -> dict[str, list[str]]:
     """Return the versions in a lock file for each package, each of them with hashes."""
     text = (ROOT / ".ci" / name).read_text()
     versions: dict[str, list[str]] = {}
-    for package, version, rest in re.findall(
-        r"^([\w.-]+)==([^\s;]+)(.*(?:\n +--hash=.*)*)", text, re.MULTILINE
-    ):
+    for package, version, rest in re.findall(r"^([\w.-]+)==([^\s;]+)(.*(?:\n +--hash=.*)*)", text, re.MULTILINE):
         assert "--hash=sha256:" in rest, f"{package} in {name} has no hash"
         versions.setdefault(canonicalize_name(package), []).append(version)
     return versions
 
 
-@pytest.mark.parametrize(
-    ("lock", "extra"), [("requirements.lock", "dev"), ("tflite-runtime.lock", "tflite-runtime")]
-)
+@pytest.mark.parametrize(("lock", "extra"), [("requirements.lock", "dev"), ("tflite-runtime.lock", "tflite-runtime")])
 def test_lock_satisfies_pyproject(lock: str, extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]

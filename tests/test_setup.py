@@ -92,9 +92,7 @@ def start_setup(root: Path, **environ: str) -> subprocess.Popen[str]:
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": (root / "wheels").as_uri(),
     }
-    return subprocess.Popen(
-        [root / ".ci" / "setup"], env=variables | environ, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([root / ".ci" / "setup"], env=variables | environ, stderr=subprocess.PIPE, text=True)
 
 
 def run_setup(root: Path, **environ: str) -> tuple[int, str]:
@@ -193,9 +191,7 @@ def test_unwritable_tree_says_who_should_run_it(tmp_path: Path) -> None:
         pass
 
 
-def test_tflite_runtime_is_left_out_from_python_3_12_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tflite_runtime_is_left_out_from_python_3_12_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert make_venv.main(["tflite-runtime"], tmp_path, (3, 12, 0)) == 0
     assert re.fullmatch(r"setup: .venv-tflite left out: .* Python 3\.12\n", capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
@@ -278,9 +274,7 @@ def test_python_asked_for_is_not_silently_replaced(bin_directory: Path) -> None:
 # Fetching pip where Python has none ---------------------------------------------------------------------
 
 WHEEL = b"as good as a wheel"
-PIP_LOCK = (
-    f"pip==9.1 \\\n    --hash=sha256:{'0' * 64} \\\n    --hash=sha256:{hashlib.sha256(WHEEL).hexdigest()}\n"
-)
+PIP_LOCK = f"pip==9.1 \\\n    --hash=sha256:{'0' * 64} \\\n    --hash=sha256:{hashlib.sha256(WHEEL).hexdigest()}\n"
 
 
 class Index(BaseHTTPRequestHandler):
@@ -328,9 +322,7 @@ def test_pip_is_fetched_from_the_index_in_the_users_pip_configuration(index: str
     ],
     ids=["other content", "not there", "no such index", "no hash"],
 )
-def test_pip_that_is_not_as_locked_is_refused(
-    index: str, tmp_path: Path, lock: str, place: str, reason: str
-) -> None:
+def test_pip_that_is_not_as_locked_is_refused(index: str, tmp_path: Path, lock: str, place: str, reason: str) -> None:
     with pytest.raises(make_venv.SetupError, match=reason):
         make_venv.fetch_pip(lock, tmp_path, {"PIP_INDEX_URL": index + place, "HOME": str(tmp_path)})
     assert not list(tmp_path.iterdir())

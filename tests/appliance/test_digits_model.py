@@ -92,9 +92,7 @@ def test_card_names_exactly_the_images_that_the_model_gets_wrong(
     logits: NDArray[np.int8], index: list[dict[str, str]], card: str
 ) -> None:
     answers = logits.argmax(axis=1)
-    wrong = {
-        row["file"] for row, answer in zip(index, answers, strict=True) if answer != int(row["label_index"])
-    }
+    wrong = {row["file"] for row, answer in zip(index, answers, strict=True) if answer != int(row["label_index"])}
     line = re.search(r"^- images the int8 model gets wrong: (.*)$", card, re.MULTILINE)
     assert line is not None
     assert set(re.findall(r"`([^`]+)`", line[1])) == wrong
