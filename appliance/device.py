@@ -3,7 +3,7 @@
 import os
 import random
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.board.board import Board
 from appliance.board.flash import Flash
@@ -160,7 +160,7 @@ class Device:
 
     def counters(self) -> dict[str, int]:
         """Return a snapshot of the counters by name, those of the link among them."""
-        link = self._link.statistics()
+        link = self._dataplane.call(self._link.statistics)
         link_counters = {
             "link_rx_frames": link.rx_frames,
             "link_rx_bytes": link.rx_bytes,
@@ -185,22 +185,22 @@ class Device:
             ConfigError: It cannot be served; whatever had its name still is.
         """
         with self._loading:
-            handle = self._state.table.next_handle()
-            pipeline = compile_pipeline(package, handle, self._careful_load, self._profile)
+            compiled = compile_pipeline(package, 0, self._careful_load, self._profile)
+            old = self._state.table.named(compiled.manifest.name)
+            pipeline = replace(compiled, handle=self._state.table.next_handle(old))
             depth = max(1, min(self._profile.limits.queue_depth, MAX_QUEUED_BYTES // max(1, pipeline.max_body)))
             new = Loaded(pipeline, JobQueue(depth, pipeline.input_size))
-            self._dataplane.call(lambda: self._replace(new))
+            self._dataplane.call(lambda: self._replace(old, new))
         return pipeline.description()
 
     def _careful_load(self, model: bytes, max_batch: int) -> Accelerator:
         try_model(model, self._options.backend, max_batch)
         return self._loader(model, max_batch)
 
-    def _replace(self, new: Loaded) -> None:
-        old = self._state.table.named(new.pipeline.manifest.name)
-        self._state.table.insert(new)
+    def _replace(self, old: Loaded | None, new: Loaded) -> None:
         if old:
             self._dataplane.withdraw(old)
+        self._state.table.insert(new)
 
     def unload_pipeline(self, name: str) -> bool:
         """Serve a pipeline no longer; return whether there was one of this name."""

@@ -92,7 +92,7 @@ class AsyncNapuClient:
     ) -> AsyncIterator[Inference | NapuError]:
         """Run many inferences, as :meth:`host_sdk.client.NapuClient.infer_many` does."""
         chosen = options or InferOptions()
-        targets = await self._run(self._operations.find_targets())
+        targets = await self._run(self._operations.prepare(pipeline))
         room = window or self._limits.window * len(targets)
         source, started = iter(items), deque[asyncio.Future[Inference]]()
         try:
@@ -166,6 +166,7 @@ class AsyncNapuClient:
                 self._follow(running, future)
             self._engine.flush()
         except LinkError as error:
+            self._loop.remove_reader(self._engine.link.fileno())  # a dead link polls readable for ever
             self._fail(error)
             return
         self._forget_cancelled()

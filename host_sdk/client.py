@@ -123,7 +123,7 @@ class NapuClient:
             return_errors: Yield the error in the place of an answer, instead of raising it.
         """
         chosen = options or InferOptions()
-        targets = self._run(self._operations.find_targets())
+        targets = self._run(self._operations.prepare(pipeline))
         room = window or self._limits.window * len(targets)
         source, started = iter(items), deque[Running]()
         try:

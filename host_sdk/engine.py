@@ -3,10 +3,11 @@
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
-from host_sdk.wire.errors import ClosedError
+from host_sdk.wire.errors import ClosedError, LinkError
 from host_sdk.wire.exchange.requester import Datagram, Event, Request, Requester, RequesterLimits
 from host_sdk.wire.links.base import BURST, Link
 from host_sdk.wire.message import fragment_size_for
@@ -61,6 +62,10 @@ class Engine:
             LinkError: The link is gone.
         """
         self._backlog.extend(self.requester.to_send(self._now()))
+        self._push()
+
+    def _push(self) -> None:
+        """Send the backlog, as much of it as the link takes now."""
         while self._backlog:
             burst = self._backlog[:BURST]
             buffers = self.link.allocate(len(burst))
@@ -108,7 +113,11 @@ class Engine:
         self.link.wait(self.timer_ns())
 
     def close(self) -> None:
-        """Close the link; a second call does nothing."""
-        if not self.closed:
-            self.closed = True
-            self.link.close()
+        """End the sessions and close the link; a second call does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        self._backlog = list(self.requester.farewell())
+        with suppress(LinkError):  # of a link that is gone the sessions run out by themselves
+            self._push()
+        self.link.close()

@@ -162,6 +162,17 @@ class Operations:
             address = self.engine.link.format_address(peer)
             raise UnknownPipelineError(f"{address} serves no pipeline {name!r}; it serves: {known}") from None
 
+    def prepare(self, name: str) -> Operation[list[int]]:
+        """Find the targets and learn what the pipeline is on each of them; return the targets.
+
+        Raises:
+            UnknownPipelineError: One does not serve it.
+        """
+        targets = yield from self.find_targets()
+        for peer in list(targets):
+            yield from self._pipeline(peer, name)
+        return targets
+
     def infer(self, name: str, data: Data, options: InferOptions) -> Operation[Inference]:
         """Run one inference on the target that has the fewest to answer.
 

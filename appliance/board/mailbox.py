@@ -74,6 +74,10 @@ def decode_letter(raw: bytes) -> Letter:
 class Mailbox:
     """Two bounded FIFOs between the dataplane's thread and the board's; both survive resets of the firmware.
 
+    Args:
+        depth: Letters that can wait on each side.
+        capacity: Bytes of bodies that can wait for the firmware.
+
     Attributes:
         received: Letters that the firmware has taken.
         sent: Letters that the firmware has sent.
@@ -81,12 +85,14 @@ class Mailbox:
         overflows: Letters for the firmware that found the FIFO full.
     """
 
-    def __init__(self, depth: int = 64) -> None:
+    def __init__(self, depth: int = 64, capacity: int = 32 * 1024 * 1024) -> None:
         self.received = 0
         self.sent = 0
         self.refused = 0
         self.overflows = 0
         self._depth = depth
+        self._capacity = capacity
+        self._inbox_bytes = 0
         self._lock = threading.Lock()
         self._inbox: deque[Letter] = deque()
         self._outbox: list[Letter] = []
@@ -97,10 +103,12 @@ class Mailbox:
     def post(self, letter: Letter) -> bool:
         """Hand a letter to the firmware, running or not; return False when there is no room."""
         with self._lock:
-            if len(self._inbox) >= self._depth:
+            size = self._inbox_bytes + len(letter.message.body)
+            if len(self._inbox) >= self._depth or size > self._capacity:
                 self.overflows += 1
                 return False
             self._inbox.append(letter)
+            self._inbox_bytes = size
         if self._interrupts:
             self._interrupts.trigger(Interrupt.MAILBOX_RX)
         return True
@@ -157,7 +165,7 @@ class Mailbox:
 
     def _drop_oldest(self) -> None:
         with self._lock:
-            self._inbox.popleft()
+            self._inbox_bytes -= len(self._inbox.popleft().message.body)
         self._head = None
 
     def _send(self, registers: RegisterFile, length: int) -> None:

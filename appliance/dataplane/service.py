@@ -14,6 +14,7 @@ from host_sdk.wire.header import TRAILER_DTYPE
 from host_sdk.wire.schema import HEADER_SIZE, STAGES, TRAILER, Flag, Opcode, Status
 
 _LARGEST = 0xFFFF_FFFF
+WAKE_NS = 1_000_000  # how late the loop may wake from its sleep; a batch with a deadline is due so much earlier
 
 
 class Service:
@@ -48,7 +49,7 @@ class Service:
 
     def _ready_at(self, loaded: Loaded) -> int | None:
         largest, delay_us = loaded.pipeline.max_batch, loaded.pipeline.manifest.max_delay_us
-        service_ns = int(loaded.pace_ns * min(len(loaded.queue), largest))
+        service_ns = WAKE_NS + int(loaded.pace_ns * min(len(loaded.queue), largest))
         return loaded.queue.ready_at(largest, delay_us * 1000, service_ns)
 
     def _run(self, loaded: Loaded) -> None:

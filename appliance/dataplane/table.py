@@ -58,14 +58,18 @@ class PipelineTable:
         """Return what a name names."""
         return next((loaded for loaded in self if loaded.pipeline.manifest.name == name), None)
 
-    def next_handle(self) -> int:
+    def next_handle(self, replaced: Loaded | None = None) -> int:
         """Return the handle that the next pipeline gets.
+
+        Args:
+            replaced: The pipeline whose slot it takes over, if any.
 
         Raises:
             ConfigError: Every slot is taken.
         """
+        own = replaced.pipeline.handle % SLOTS if replaced else None
         for slot in range(1, self._capacity + 1):
-            if slot not in self._slots:
+            if slot == own or (own is None and slot not in self._slots):
                 return (self._generations[slot] + 1) % GENERATIONS * SLOTS + slot
         raise ConfigError(f"all {self._capacity} pipeline slots are taken; remove a pipeline first")
 
@@ -77,4 +81,6 @@ class PipelineTable:
 
     def remove(self, loaded: Loaded) -> None:
         """Empty the slot of a pipeline."""
-        self._slots.pop(loaded.pipeline.handle % SLOTS, None)
+        slot = loaded.pipeline.handle % SLOTS
+        if self._slots.get(slot) is loaded:
+            del self._slots[slot]

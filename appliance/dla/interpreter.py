@@ -55,7 +55,7 @@ class InterpreterAccelerator:
         if len(inputs) != 1:
             raise ConfigError(f"the model has {len(inputs)} inputs; an appliance feeds exactly one")
         outputs = self._interpreters[1].get_output_details()
-        if int(inputs[0]["shape"][0]) != 1 or any(int(entry["shape"][0]) != 1 for entry in outputs):
+        if any(list(entry["shape"][:1]) != [1] for entry in (*inputs, *outputs)):
             raise ConfigError("the first dimension of the model's input and outputs must be a batch of 1")
         self.input = _spec(inputs[0], "input")
         self.outputs = tuple(_spec(entry, "output") for entry in outputs)

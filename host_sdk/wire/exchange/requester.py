@@ -217,6 +217,15 @@ class Requester:
             if flight.pdus and now >= flight.due:
                 yield from self._transmit(flight, now)
 
+    def farewell(self) -> Iterator[Datagram]:
+        """Yield a CLOSE for every open session, for an owner that leaves and waits for no answer."""
+        for peer, appliance in self._appliances.items():
+            if appliance.session is not None:
+                header = Header(Opcode.CLOSE, self._unused_number(), Flag.CRC, session=appliance.session)
+                appliance.session = None
+                for pdu in fragment_frames(*encode_message(Message(header), self.fragment_size)):
+                    yield peer, pdu
+
     def _admissible(self, appliance: _Appliance) -> bool:
         window = min(appliance.credits, self.limits.window)
         return bool(appliance.waiting) and appliance.session is not None and appliance.outstanding < window

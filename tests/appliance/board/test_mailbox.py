@@ -97,6 +97,16 @@ def test_a_full_inbox_says_so(rig: Rig) -> None:
     assert rig.mailbox.post(request(9))
 
 
+def test_the_bytes_of_an_inbox_are_bounded_as_well() -> None:
+    mailbox = Mailbox(depth=64, capacity=1000)
+    try:
+        assert [mailbox.post(request(number, bytes(400))) for number in range(3)] == [True, True, False]
+        assert mailbox.post(request(4, bytes(200)))
+        assert not mailbox.post(request(5, b"x"))
+    finally:
+        mailbox.close()
+
+
 def test_letters_survive_a_reset(rig: Rig) -> None:
     rig.mailbox.post(request(1, b"still here"))
     rig.registers.reset()

@@ -1,0 +1,120 @@
+"""A scripted appliance on a switch in memory: says what a test wants to hear, in bytes made by hand."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Self
+
+import msgpack
+import numpy as np
+
+from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
+from tests.rig.frames import CLOSE, CONTROL, CRC_FLAG, DISCOVER, INFER, OPEN, REPLY, Pdu, decode, message
+
+SESSION = 0x00010000
+PIPELINES = {
+    "pipelines": [
+        {
+            "name": "echo",
+            "description": "answers what it is sent",
+            "handle": 257,
+            "digest": "0" * 64,
+            "model_sha256": "0" * 64,
+            "backend": "script",
+            "macs": 1,
+            "max_batch": 1,
+            "input": {"kind": "tensor", "dtype": "uint8", "shape": [4], "max_bytes": 4},
+            "outputs": [{"name": "same", "dtype": "uint8", "shape": [4]}],
+        }
+    ]
+}
+IDENTITY = {
+    "device": "0",
+    "name": "script",
+    "profile": "none",
+    "link": "memory",
+    "mtu": 1500,
+    "credits": 64,
+    "firmware": {"version": "0", "digest": "0", "epoch": 1, "pid": 1},
+    "pipelines": [{"name": "echo", "handle": 257}],
+}
+Infer = Callable[[Pdu], list[Pdu]]
+
+
+def reply_to(asked: Pdu, body: bytes = b"", *, status: int = 0, retry_after: int = 0, **fields: int) -> Pdu:
+    """Return the answer to a request, with a CRC if that had one; ``fields`` override what it repeats."""
+    shown = {
+        "flags": asked.flags & CRC_FLAG,
+        "session": asked.session,
+        "priority": asked.priority,
+        "credits": 64,
+        "pipeline": asked.pipeline,
+    }
+    tail = status << 16 | retry_after
+    return Pdu(asked.opcode | REPLY, body, asked.request, tail=tail, **{**shown, **fields})
+
+
+class Scripted:
+    """Answers OPEN, CONTROL and DISCOVER as an appliance does, and INFER as ``infer`` says.
+
+    Attributes:
+        infer: What a request is answered with.
+        control: The body of answers to CONTROL and DISCOVER, by operation.
+        asked: Every request that came in.
+    """
+
+    def __init__(self, switch: MemorySwitch, infer: Infer | None = None) -> None:
+        self.infer: Infer = infer or (lambda asked: [reply_to(asked, asked.payload[:4])])
+        self.control: dict[str, Any] = {"pipelines": PIPELINES, "identity": IDENTITY}
+        self.asked: list[Pdu] = []
+        self.silent = False
+        self._link: MemoryLink = switch.attach()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name="scripted appliance")
+
+    @property
+    def address(self) -> str:
+        return self._link.format_address(self._link.address)
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            self._link.wait(5_000_000)
+            batch = self._link.receive()
+            for index, peer in enumerate(batch.peers.tolist()):
+                asked = decode(batch.pdu(index).tobytes())
+                self.asked.append(asked)
+                for answer in [] if self.silent else self._answers(asked):
+                    self.send(peer, answer)
+
+    def send(self, peer: int, answer: Pdu) -> None:
+        """Send a message to a port of the switch."""
+        for data in message(answer, 1400):
+            buffers = self._link.allocate(1)
+            buffers.memory[: len(data)] = np.frombuffer(data, np.uint8)
+            buffers.lengths[0], buffers.peers[0] = len(data), peer
+            self._link.send(buffers)
+
+    def _answers(self, asked: Pdu) -> list[Pdu]:
+        if asked.opcode == OPEN:
+            return [reply_to(asked, msgpack.packb({}), session=SESSION)]
+        if asked.opcode == DISCOVER:
+            return [reply_to(asked, msgpack.packb(self.control["identity"]))]
+        if asked.opcode == CONTROL:
+            operation = msgpack.unpackb(asked.payload[:-4])["op"]
+            return [reply_to(asked, msgpack.packb(self.control[operation]))]
+        if asked.opcode == CLOSE:
+            return [reply_to(asked)]
+        assert asked.opcode == INFER
+        return self.infer(asked)
+
+    def infers(self) -> list[Pdu]:
+        """Return the inference requests that came in."""
+        return [asked for asked in self.asked if asked.opcode == INFER]
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping = True
+        self._thread.join(10)
+        self._link.close()
