@@ -22,6 +22,7 @@ class Counters:
         self._answers = np.zeros(len(Status), np.uint64)
         self.batches = 0
         self.inferences = 0
+        self.fast_answers = 0
         self.discoveries = 0
         self.energy_nj = 0
         self.tx_dropped = 0
@@ -30,6 +31,12 @@ class Counters:
     def frames(self, reasons: NDArray[np.uint8]) -> None:
         """Count a batch of frames by their DropReason, uint8 [n]."""
         self._frames += np.bincount(reasons, minlength=len(DropReason)).astype(np.uint64)
+
+    def answered(self, count: int) -> None:
+        """Count frames that the fast path accepted and answered OK."""
+        self.fast_answers += count
+        self._frames[DropReason.ACCEPTED] += np.uint64(count)
+        self._answers[_STATUSES[Status.OK]] += np.uint64(count)
 
     def move(self, reason: DropReason, count: int = 1) -> None:
         """Count frames that were accepted at first glance under the reason found later."""
@@ -54,6 +61,7 @@ class Counters:
             **answers,
             "batches": self.batches,
             "inferences": self.inferences,
+            "fast_answers": self.fast_answers,
             "discoveries": self.discoveries,
             "energy_nj": self.energy_nj,
             "tx_dropped": self.tx_dropped,

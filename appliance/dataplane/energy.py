@@ -39,11 +39,14 @@ class HardwareModel:
             pre_ns: Modelled ns before the DLA.
             dla_ns: Modelled ns of the invocation.
         """
+        return self.start_dla(int(arrivals.max()) + pre_ns, dla_ns) - pre_ns - arrivals
+
+    def start_dla(self, ready: int, dla_ns: int) -> int:
+        """Give a batch that is ready at ``ready`` to the core that is free first; return when it starts, in ns."""
         core = self._free_at.index(min(self._free_at))
-        ready = int(arrivals.max()) + pre_ns
         start = max(ready, self._free_at[core])
         self._free_at[core] = start + dla_ns
-        return start - pre_ns - arrivals
+        return start
 
     def energy_nj(self, modelled: dict[str, NDArray[np.int64]], batch: int, *, media: bool) -> NDArray[np.float64]:
         """Return the energy of each request, float64 [n].

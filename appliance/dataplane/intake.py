@@ -103,7 +103,7 @@ class Intake:
     # ---- batches -------------------------------------------------------------------------------------------------
 
     def frames(self, batch: FrameBatch, now: int) -> None:
-        """Take a batch of frames that arrived at ``now``."""
+        """Check, count and queue a batch of frames that arrived at ``now``."""
         headers = gather_headers(batch)
         reasons = classify_headers(headers, batch.lengths, self._link.smallest)
         opcodes = headers["opcode"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from appliance.clock import Clock
 from appliance.dataplane.energy import HardwareModel
+from appliance.dataplane.fastpath import FastPath
 from appliance.dataplane.intake import Intake
 from appliance.dataplane.refusal import Refusals
 from appliance.dataplane.replies import ReplyWriter
@@ -38,6 +39,7 @@ class Dataplane:
         refusals = Refusals(self._replies, state.credits)
         self._intake = Intake(link, clock, state, self._replies, refusals)
         self._service = Service(clock, state, self._replies, refusals, model)
+        self._fast = FastPath(link, clock, state, self._replies, model)
         self._calls: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._descriptors = (link.fileno(), state.control.reply_fd, self._wake_fd)
@@ -71,7 +73,9 @@ class Dataplane:
         batch = self._link.receive()
         now = self._clock.now_ns()
         if len(batch):
-            self._intake.frames(batch, now)
+            served = self._fast.serve(batch, now)
+            if served < len(batch):
+                self._intake.frames(batch.after(served), now)
             now = self._clock.now_ns()
         self._intake.expire(now)
         timer = self._service.next_timer()

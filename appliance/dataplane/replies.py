@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 
 from appliance.clock import Clock
 from appliance.dataplane.counters import Counters
+from appliance.dataplane.records import StridedView
 from host_sdk.wire.header import HEADER_DTYPE, scalar_header
-from host_sdk.wire.links.base import BURST, Link
+from host_sdk.wire.links.base import Link
 from host_sdk.wire.message import Message, batch_crcs, encode_message, fragment_frames, fragment_size_for
 from host_sdk.wire.schema import (
     CRC_SIZE,
@@ -45,6 +46,7 @@ class ReplyWriter:
     def __init__(self, link: Link, counters: Counters, clock: Clock) -> None:
         self._link, self._counters, self._clock = link, counters, clock
         self._own_fragment_size = fragment_size_for(link.mtu)
+        self._records: dict[int, StridedView] = {}  # by size: at most one for each size that fits a frame
 
     def batch(
         self,
@@ -87,9 +89,8 @@ class ReplyWriter:
             self._fragmented(int(peers[index]), headers[index], payloads[index])
         raw = headers.view(np.uint8).reshape(len(headers), HEADER_SIZE)
         whole = np.concatenate((raw, payloads), axis=1)[fits]
-        peers = peers[fits]
-        for begin in range(0, len(whole), BURST):
-            self._transmit(peers[begin : begin + BURST], whole[begin : begin + BURST])
+        if len(whole):
+            self.transmit(peers[fits], whole.view(np.dtype((np.void, whole.shape[1])))[:, 0])
 
     def _crcs(self, headers: NDArray[np.void], payloads: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the CRC of each reply, uint8 [n, 4]."""
@@ -98,24 +99,30 @@ class ReplyWriter:
         crcs = batch_crcs(headers, np.ascontiguousarray(payloads).reshape(-1), starts, np.full(count, size))
         return crcs.astype(">u4").view(np.uint8).reshape(-1, CRC_SIZE)
 
-    def _transmit(self, peers: NDArray[np.uint64], pdus: NDArray[np.uint8]) -> None:
-        """Send equal-sized PDUs, uint8 [n, size], waiting a bounded time for room."""
-        sent, give_up = 0, None
-        while sent < len(pdus):
-            buffers = self._link.allocate(len(pdus) - sent)
+    def transmit(self, peers: NDArray[np.uint64] | int, pdus: NDArray[np.void]) -> None:
+        """Send equal-sized PDUs, waiting a bounded time for room.
+
+        Args:
+            peers: Who gets them, uint64 [n], or one for all.
+            pdus: Records of one size [n], contiguous.
+        """
+        size, sent, give_up = pdus.dtype.itemsize, 0, None
+        records = self._records.setdefault(size, StridedView(size))
+        raw = pdus.view(records.dtype)
+        while sent < len(raw):
+            buffers = self._link.allocate(len(raw) - sent)
             room = len(buffers)
             if room:
-                chunk = pdus[sent : sent + room]
-                buffers.memory[buffers.starts[:, None] + np.arange(chunk.shape[1])] = chunk
-                buffers.lengths[:] = chunk.shape[1]
-                buffers.peers[:] = peers[sent : sent + room]
+                records.of(buffers.memory)[buffers.starts] = raw[sent : sent + room]
+                buffers.lengths[:] = size
+                buffers.peers[:] = peers if isinstance(peers, int) else peers[sent : sent + room]
                 self._counters.tx_dropped += room - self._link.send(buffers)
                 sent += room
                 continue
             now = self._clock.now_ns()
             give_up = give_up or now + TX_PATIENCE_NS
             if now >= give_up:
-                self._counters.tx_dropped += len(pdus) - sent
+                self._counters.tx_dropped += len(raw) - sent
                 return
 
     def _fragmented(self, peer: int, header: np.void, payload: NDArray[np.uint8]) -> None:
@@ -123,7 +130,7 @@ class ReplyWriter:
 
     def _pdus(self, peer: int, pdus: list[bytes]) -> None:
         for pdu in pdus:
-            self._transmit(np.array([peer], np.uint64), np.frombuffer(pdu, np.uint8)[None, :])
+            self.transmit(peer, np.frombuffer(pdu, np.dtype((np.void, len(pdu)))))
 
     def message(self, peer: int, message: Message, fragment_size: int = MAX_FRAGMENT_SIZE) -> None:
         """Send one message, in as many fragments as it needs."""

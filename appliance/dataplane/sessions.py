@@ -19,6 +19,9 @@ class SessionTable:
     Args:
         capacity: Sessions that can be open at once, at most 65535.
         generator: Source of the random part.
+
+    Attributes:
+        version: Moves on whenever a session ends, so that what was remembered of sessions can be dropped.
     """
 
     def __init__(self, capacity: int, generator: random.Random) -> None:
@@ -30,6 +33,7 @@ class SessionTable:
         self._used = np.zeros(capacity, np.int64)
         self._fresh = 0  # slots below were taken once
         self._free: list[int] = []
+        self.version = 0
 
     def __len__(self) -> int:
         return self._fresh - len(self._free)
@@ -51,6 +55,8 @@ class SessionTable:
         slot = int(own[self._used[own].argmin()]) if greedy else self._take_slot(now)
         if slot is None:
             return None
+        if self._ids[slot]:
+            self.version += 1
         self._ids[slot] = (self._generator.randrange(1, 1 << SLOT_BITS) << SLOT_BITS) | slot
         self._peers[slot], self._requests[slot] = peer, request
         self._fragment_sizes[slot], self._used[slot] = fragment_size, now
@@ -71,9 +77,14 @@ class SessionTable:
         if session == 0 or slot >= self._fresh or self._ids[slot] != session or self._peers[slot] != peer:
             return False
         self._ids[slot] = 0
+        self.version += 1
         self._used[slot] = 0
         self._free.append(slot)
         return True
+
+    def touch(self, session: int, now: int) -> None:
+        """Mark an open session as used."""
+        self._used[session & ((1 << SLOT_BITS) - 1)] = now
 
     def lookup(
         self, sessions: NDArray[np.unsignedinteger], peers: NDArray[np.uint64], now: int

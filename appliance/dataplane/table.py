@@ -36,12 +36,16 @@ class PipelineTable:
 
     Args:
         capacity: Pipelines that can be loaded, at most 255.
+
+    Attributes:
+        version: Moves on with every change, so that what was remembered of pipelines can be dropped.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._slots: dict[int, Loaded] = {}
         self._generations = [0] * SLOTS
+        self.version = 0
 
     def __iter__(self) -> Iterator[Loaded]:
         return iter(list(self._slots.values()))
@@ -76,6 +80,7 @@ class PipelineTable:
     def insert(self, loaded: Loaded) -> None:
         """Put a pipeline into the slot of its handle."""
         slot = loaded.pipeline.handle % SLOTS
+        self.version += 1
         self._generations[slot] = loaded.pipeline.handle // SLOTS
         self._slots[slot] = loaded
 
@@ -84,3 +89,4 @@ class PipelineTable:
         slot = loaded.pipeline.handle % SLOTS
         if self._slots.get(slot) is loaded:
             del self._slots[slot]
+            self.version += 1

@@ -113,6 +113,11 @@ class Pipeline:
         return None if self.engine else self.input.size
 
     @property
+    def wire_dtype(self) -> np.dtype[Any]:
+        """Element type of a tensor in a body: little-endian."""
+        return np.dtype(self.input.dtype).newbyteorder("<")
+
+    @property
     def max_body(self) -> int:
         """Bytes of the longest body taken."""
         size = self.input_size
@@ -167,12 +172,43 @@ class Pipeline:
             batch: NDArray[np.generic] = pixels
         else:
             raw = np.ascontiguousarray(bodies)
-            batch = raw.view(np.dtype(self.input.dtype).newbyteorder("<")).reshape(len(raw), *self.input.shape)
+            batch = raw.view(self.wire_dtype).reshape(len(raw), *self.input.shape)
+        return self._before_model(batch), work, details
+
+    def _before_model(self, batch: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Run the stages between pixels or the body's tensor, and the model."""
         if self.table is not None:
-            return lookup(batch.view(np.uint8), self.table), work, details
+            return lookup(batch.view(np.uint8), self.table)
         for transform in self.before:
             batch = transform(batch)
-        return batch, work, details
+        return batch
+
+    def run_tensors(self, bodies: NDArray[np.void], clock: Clock) -> tuple[NDArray[np.uint8], tuple[int, int, int]]:
+        """Run a batch of tensors in which nothing is out of the ordinary.
+
+        Args:
+            bodies: void of the input's size [n], contiguous.
+            clock: Measures the stages.
+
+        Returns:
+            Answers, uint8 [n, answer size], and the ns that the batch took in pre, dla and post.
+
+        Raises:
+            DeviceError: The model failed on one of the inputs; none is answered.
+        """
+        began = clock.now_ns()
+        batch = self._before_model(bodies.view(self.wire_dtype).reshape(len(bodies), *self.input.shape))
+        prepared = clock.now_ns()
+        raw = self.accelerator.invoke(batch)
+        invoked = clock.now_ns()
+        answers = self._finish(raw)
+        return answers, (prepared - began, invoked - prepared, clock.now_ns() - invoked)
+
+    def modelled_tensors(self, count: int) -> tuple[int, int, int]:
+        """Return the modelled ns of pre, of the DLA for a batch of ``count``, and of post."""
+        elements = float(np.prod(self.input.shape, dtype=np.int64))
+        modelled = self._model(np.full(1, elements * self.work.element_ns), count, [])
+        return int(modelled[0, 0]), int(modelled[0, 1]), int(modelled[0, 2])
 
     def _invoke(self, batch: NDArray[np.generic]) -> tuple[list[NDArray[np.generic]], dict[int, str]]:
         """Return the model's outputs for what it took, and the sentence for each input that it failed on, by index.

@@ -34,6 +34,10 @@ class FrameBatch:
         """Return a view of the first ``count`` frames."""
         return FrameBatch(self.memory, self.starts[:count], self.lengths[:count], self.peers[:count])
 
+    def after(self, count: int) -> "FrameBatch":
+        """Return a view without the first ``count`` frames."""
+        return FrameBatch(self.memory, self.starts[count:], self.lengths[count:], self.peers[count:])
+
     def pdu(self, index: int) -> NDArray[np.uint8]:
         """Return a view of one PDU, uint8 [length]."""
         start = int(self.starts[index])
