@@ -17,7 +17,7 @@ import typer
 from appliance.board.flash import Flash
 from appliance.board.process import Launcher
 from appliance.clock import WallClock
-from appliance.device import Device, DeviceOptions
+from appliance.device import POLL_MODES, Device, DeviceOptions
 from appliance.dla.base import BACKENDS
 from appliance.pipelines.manifest import parse_manifest
 from appliance.pipelines.package import MANIFEST_NAME, pack_directory
@@ -77,6 +77,7 @@ def node(
         str, typer.Option(help=f"Hardware: {', '.join(available_profiles())} or a .toml file.")
     ] = "napu-s",
     backend: Annotated[str, typer.Option(help=f"DLA backend: {', '.join(BACKENDS)}.")] = "litert",
+    poll: Annotated[str, typer.Option(help=f"How it waits for frames: {', '.join(POLL_MODES)}.")] = "adaptive",
     name: Annotated[str, typer.Option(help="Name for people; the address by default.")] = "",
     pipeline: Annotated[
         list[Path] | None,
@@ -98,7 +99,7 @@ def node(
         provision(store, factory_pipelines() if pipeline is None else pipeline)
         choice = open_link(link)
         _log.info("link: %s", choice.reason)
-        options = DeviceOptions(name, backend)
+        options = DeviceOptions(name, backend, poll)
         device = Device(hardware, choice.link, store, launcher(store), WallClock(), options)
         stack.callback(device.close)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -21,10 +21,13 @@ from appliance.dla.base import Accelerator, load_backend
 from appliance.dla.trial import try_model
 from appliance.pipelines.compile import compile_pipeline
 from appliance.profile import Profile
+from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
 from host_sdk.wire.links.base import Link
 from host_sdk.wire.message import Message
 
+# How long the dataplane looks for more frames, in ns, before it sleeps.
+POLL_MODES = {"block": 0, "adaptive": 100_000, "busy": float("inf")}
 MAX_QUEUED_BYTES = 256 * 1024 * 1024  # memory that the queue of one pipeline may take
 
 
@@ -66,11 +69,13 @@ class DeviceOptions:
     Attributes:
         name: For people; the MAC or UDP address where it is empty.
         backend: DLA backend, one of dla.base.BACKENDS.
+        poll: How the dataplane waits, one of POLL_MODES.
         seed: Of session ids; None takes one from the system.
     """
 
     name: str = ""
     backend: str = "litert"
+    poll: str = "adaptive"
     seed: int | None = None
 
 
@@ -86,7 +91,7 @@ class Device:
         options: Name, backend and seed.
 
     Raises:
-        ConfigError: The backend is unknown or not installed.
+        ConfigError: The backend is unknown or not installed, or the poll mode is unknown.
     """
 
     def __init__(
@@ -119,7 +124,10 @@ class Device:
             credits=limits.credits,
             discovery_per_s=limits.discovery_per_s,
         )
-        self._dataplane = Dataplane(link, clock, self._state, HardwareModel(profile))
+        linger_ns = POLL_MODES.get(self._options.poll)
+        if linger_ns is None:
+            raise ConfigError(f"no poll mode is called {self._options.poll}; there are: {', '.join(POLL_MODES)}")
+        self._dataplane = Dataplane(link, clock, self._state, HardwareModel(profile), linger_ns)
         self.board = Board(flash, self._mailbox, self, launcher, clock)
         self._way.board = self.board
 

@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -412,3 +414,33 @@ def test_counters_agree_with_each_other(node: NodeProcess) -> None:
     assert counters["link_tx_frames"] + counters["tx_dropped"] >= answers
     assert counters["waiting"] == counters["reassembling"] == 0
     assert counters["bus_faults"] == counters["bus_broken"] == counters["bad_letters"] == 0
+
+
+@pytest.mark.parametrize("mode", ["block", "adaptive", "busy"])
+def test_every_way_of_waiting_answers_and_only_busy_burns_an_idle_core(tmp_path: Path, mode: str) -> None:
+    name, jpeg = held_out()[0]
+    with node_process(tmp_path, "--poll", mode) as node, node.client() as client:
+        for _ in range(3):
+            assert str(client.infer("digits", jpeg).label) in name
+        before = node.cpu_ticks()
+        time.sleep(1)
+        ticks = node.cpu_ticks() - before  # of 100 in a second
+        assert (ticks > 20) == (mode == "busy")
+
+
+def test_an_unknown_way_of_waiting_is_a_sentence(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "appliance.cli",
+        "--flash",
+        str(tmp_path),
+        "--link",
+        "udp:127.0.0.1:0",
+        "--poll",
+        "x",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "block, adaptive, busy" in done.stderr
+    assert "Traceback" not in done.stderr
