@@ -18,7 +18,7 @@ from appliance.board.flash import Flash
 from appliance.board.process import Launcher
 from appliance.clock import WallClock
 from appliance.device import POLL_MODES, Device, DeviceOptions
-from appliance.dla.base import BACKENDS
+from appliance.dla.backends import BACKENDS
 from appliance.pipelines.manifest import parse_manifest
 from appliance.pipelines.package import MANIFEST_NAME, pack_directory
 from appliance.profile import available_profiles, load_profile

@@ -17,7 +17,8 @@ from appliance.dataplane.queue import JobQueue
 from appliance.dataplane.sessions import SessionTable
 from appliance.dataplane.state import State
 from appliance.dataplane.table import Loaded, PipelineTable
-from appliance.dla.base import Accelerator, load_backend
+from appliance.dla.backends import load_backend
+from appliance.dla.base import Accelerator
 from appliance.dla.trial import try_model
 from appliance.pipelines.compile import compile_pipeline
 from appliance.profile import Profile

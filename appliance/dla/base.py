@@ -1,4 +1,4 @@
-"""The protocol of an accelerator, and how one is chosen by name."""
+"""The protocol of an accelerator."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from host_sdk.wire.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +60,3 @@ class Accelerator(Protocol):
 
 
 Loader = Callable[[bytes, int], Accelerator]
-BACKENDS = ("litert", "tflite-runtime")
-
-
-def load_backend(name: str) -> Loader:
-    """Return what loads a model (its bytes, the largest batch wanted) into a backend.
-
-    Raises:
-        ConfigError: The backend is unknown or not installed; the message says how to install it.
-    """
-    # Imported on demand: each backend is an optional dependency of tens of MB.
-    if name == "litert":
-        from appliance.dla import litert
-
-        return litert.load
-    if name == "tflite-runtime":
-        from appliance.dla import tflite_runtime
-
-        return tflite_runtime.load
-    raise ConfigError(f"no DLA backend is called {name}; there are: {', '.join(BACKENDS)}")

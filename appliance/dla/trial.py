@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 from host_sdk.wire.errors import ConfigError
 
 TIMEOUT_S = 20

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 from appliance.pipelines.compile import compile_pipeline
 from appliance.pipelines.pipeline import Pipeline
 from appliance.profile import load_profile

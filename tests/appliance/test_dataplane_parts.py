@@ -13,7 +13,7 @@ from appliance.dataplane.counters import Counters
 from appliance.dataplane.intake import TokenBucket
 from appliance.dataplane.queue import JobQueue
 from appliance.dataplane.table import Loaded, PipelineTable
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 from appliance.pipelines.compile import compile_pipeline
 from appliance.pipelines.pipeline import Pipeline
 from appliance.profile import load_profile

@@ -7,7 +7,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 from host_sdk.wire.errors import ConfigError, DeviceError
 from tests.rig import tiny_models
 from tests.rig.nodes import MODELS

@@ -5,7 +5,7 @@ import pytest
 
 from appliance.clock import VirtualClock
 from appliance.dataplane.energy import HardwareModel
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 from appliance.dla.cost import count_macs
 from appliance.pipelines.compile import compile_pipeline
 from appliance.pipelines.pipeline import Pipeline, Work

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from appliance.clock import VirtualClock
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 from appliance.pipelines.compile import compile_pipeline
 from appliance.pipelines.pipeline import Pipeline
 from appliance.profile import load_profile

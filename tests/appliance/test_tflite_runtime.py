@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 from host_sdk.results import Inference
 from host_sdk.wire.errors import BadPipelineError, ConfigError
 from tests.rig.nodes import MODELS, ROOT, TFLITE_PYTHON, NodeProcess, node_process
@@ -28,7 +28,7 @@ COMPARE = """
 import json, sys
 import numpy as np
 from tflite_runtime.interpreter import Interpreter
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 
 content = open(sys.argv[1], "rb").read()
 accelerator = load_backend("tflite-runtime")(content, 8)
@@ -49,7 +49,7 @@ print(json.dumps({"equal": equal, "backend": accelerator.backend, "numpy": np.__
 CLASSIFY = """
 import json, sys
 import numpy as np
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 
 accelerator = load_backend("tflite-runtime")(open(sys.argv[1], "rb").read(), 16)
 inputs = np.load(sys.argv[2])
@@ -107,7 +107,7 @@ def test_the_environments_do_not_have_each_others_backend() -> None:
         load_backend("tflite-runtime")(digits_model(), 1)
     code = """
 import json
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 from host_sdk.wire.errors import ConfigError
 try:
     load_backend("litert")(b"", 1)

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from appliance.dla.base import load_backend
+from appliance.dla.backends import load_backend
 from host_sdk.aio import AsyncNapuClient
 from host_sdk.client import NapuClient
 from host_sdk.operations import InferOptions, Timeout
