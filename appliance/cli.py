@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -28,6 +29,7 @@ from host_sdk.wire.errors import ConfigError, NapuError
 from host_sdk.wire.links.auto import SPECS, open_link
 
 FACTORY_OBJECT = "board/factory"
+DEVICE_OBJECT = "board/device"
 READY_TIMEOUT_S = 20.0
 EXIT_USAGE = 2
 EXIT_FAILED = 1
@@ -47,6 +49,8 @@ def provision(flash: Flash, pipelines: list[Path]) -> None:
     present = flash.list()
     if IMAGE_OBJECT not in present:
         flash.write(IMAGE_OBJECT, build_image())
+    if DEVICE_OBJECT not in present:
+        flash.write(DEVICE_OBJECT, secrets.token_hex(6).encode())
     if FACTORY_OBJECT in present:
         return
     for directory in pipelines:
@@ -99,7 +103,9 @@ def node(
         provision(store, factory_pipelines() if pipeline is None else pipeline)
         choice = open_link(link)
         _log.info("link: %s", choice.reason)
-        options = DeviceOptions(name, backend, poll)
+        # Over UDP many nodes may be bound to the same address, each on a machine of its own.
+        device_id = store.read(DEVICE_OBJECT).decode() if choice.link.kind == "udp" else ""
+        options = DeviceOptions(name, backend, poll, device_id)
         device = Device(hardware, choice.link, store, launcher(store), WallClock(), options)
         stack.callback(device.close)
         for number in (signal.SIGTERM, signal.SIGINT):

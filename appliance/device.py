@@ -69,6 +69,7 @@ class DeviceOptions:
 
     Attributes:
         name: For people; the MAC or UDP address where it is empty.
+        device_id: What tells it from all others; the link's address where it is empty.
         backend: DLA backend, one of dla.base.BACKENDS.
         poll: How the dataplane waits, one of POLL_MODES.
         seed: Of session ids; None takes one from the system.
@@ -77,6 +78,7 @@ class DeviceOptions:
     name: str = ""
     backend: str = "litert"
     poll: str = "adaptive"
+    device_id: str = ""
     seed: int | None = None
 
 
@@ -157,7 +159,7 @@ class Device:
         """Return what the device is; constant."""
         address = self._link.format_address(self._link.address)
         return {
-            "device": f"{self._link.address:012x}",
+            "device": self._options.device_id or f"{self._link.address:012x}",
             "name": self._options.name or address,
             "address": address,
             "mtu": self._link.mtu,

@@ -5,6 +5,7 @@ import select
 import signal
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from types import FrameType
 
@@ -21,6 +22,7 @@ from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import Opcode, Status
 
 _log = logging.getLogger(__name__)
+REMEMBERED = 64  # answers that a retransmitted CONTROL gets again
 
 
 class Firmware:
@@ -37,6 +39,7 @@ class Firmware:
         self._pipelines = Pipelines(hal)
         self._statistics = Statistics(hal, clock)
         self._control = Control(Services(Identity(hal, digest), self._pipelines, self._statistics, Logs(hal)))
+        self._answers: OrderedDict[tuple[int, int], tuple[Status, bytes]] = OrderedDict()  # by peer and request
         self._unsent: Letter | None = None
         self._stopping = False
 
@@ -91,8 +94,17 @@ class Firmware:
         if opcode == Opcode.DISCOVER:
             return reply(letter, *self._control.execute("identity", {}))
         if opcode == Opcode.CONTROL:
-            return reply(letter, *self._control.handle(letter.message.body))
+            return reply(letter, *self._once(letter))
         return reply(letter, Status.UNKNOWN_OPCODE, f"this firmware does not serve opcode {opcode:#04x}".encode())
+
+    def _once(self, letter: Letter) -> tuple[Status, bytes]:
+        """Carry out an operation, or repeat the answer to one that was sent again because it took its time."""
+        key = (letter.peer, letter.message.header.request)
+        if key not in self._answers:
+            self._answers[key] = self._control.handle(letter.message.body)
+            if len(self._answers) > REMEMBERED:
+                self._answers.popitem(last=False)
+        return self._answers[key]
 
     def _post(self, letter: Letter) -> bool:
         status = self._hal.send(letter)

@@ -26,7 +26,6 @@ class Counters:
         self.discoveries = 0
         self.energy_nj = 0
         self.tx_dropped = 0
-        self.bad_letters = 0
 
     def frames(self, reasons: NDArray[np.uint8]) -> None:
         """Count a batch of frames by their DropReason, uint8 [n]."""
@@ -65,5 +64,4 @@ class Counters:
             "discoveries": self.discoveries,
             "energy_nj": self.energy_nj,
             "tx_dropped": self.tx_dropped,
-            "bad_letters": self.bad_letters,
         }

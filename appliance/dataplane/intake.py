@@ -214,7 +214,7 @@ class Intake:
 
     def _retry_after(self, loaded: Loaded) -> int:
         """Return when about half of a full queue will have been served, in units of 100 µs."""
-        wait_ns = loaded.pace_ns * len(loaded.queue) / 2
+        wait_ns = loaded.pace_ns * loaded.queue.depth / 2
         return min(max(1, int(wait_ns / (RETRY_AFTER_UNIT_US * 1000))), 0xFFFF)
 
     # ---- one by one ----------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """The dataplane's loop: one thread, one direction, asleep while there is nothing to do."""
 
 import os
-import select
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,9 +17,11 @@ from appliance.dataplane.service import Service
 from appliance.dataplane.state import State
 from appliance.dataplane.table import Loaded
 from host_sdk.wire.links.base import Link
+from host_sdk.wire.links.waiting import Waiter
 from host_sdk.wire.message import fragment_size_for
 
 CALL_TIMEOUT_S = 10.0
+_WAKE = 2  # of the descriptors that are waited for
 
 
 class Dataplane:
@@ -37,14 +38,14 @@ class Dataplane:
     def __init__(self, link: Link, clock: Clock, state: State, model: HardwareModel, linger_ns: float = 0) -> None:
         self._linger_ns = linger_ns
         self._link, self._clock, self._state = link, clock, state
-        self._replies = ReplyWriter(link, state.counters, clock)
+        self._replies = ReplyWriter(link, state.counters)
         refusals = Refusals(self._replies, state.credits)
         self._intake = Intake(link, clock, state, self._replies, refusals)
         self._service = Service(clock, state, self._replies, refusals, model)
         self._fast = FastPath(link, clock, state, self._replies, model)
         self._calls: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._descriptors = (link.fileno(), state.control.reply_fd, self._wake_fd)
+        self._waiter = Waiter(link.fileno(), state.control.reply_fd, self._wake_fd)
         self._stopping = False
         self._thread: int | None = None
 
@@ -87,13 +88,14 @@ class Dataplane:
         timer = self._service.next_timer()
         due = timer is not None and timer <= now
         if due:
-            self._service.serve(now)
+            self._service.serve()
         return bool(self._attend() or due or len(batch))
 
     def stop(self) -> None:
         """Make run return; from any thread or signal handler."""
         self._stopping = True
-        os.eventfd_write(self._wake_fd, 1)
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Run a function on the dataplane's thread, between two batches, and return what it returns.
@@ -127,7 +129,8 @@ class Dataplane:
 
     def close(self) -> None:
         """Give the descriptors back; after run has returned."""
-        os.close(self._wake_fd)
+        descriptor, self._wake_fd = self._wake_fd, -1
+        os.close(descriptor)
 
     def _attend(self) -> int:
         """Send the firmware's letters and run calls from other threads; return how many there were."""
@@ -147,8 +150,6 @@ class Dataplane:
         """Wait for frames, letters, calls or the next timer."""
         timers = (self._service.next_timer(), self._state.reassembler.next_timer())
         timer = min((entry for entry in timers if entry is not None), default=None)
-        timeout = None if timer is None else max(0.0, (timer - self._clock.now_ns()) / 1e9)
-        # select, not poll: poll's timeout counts in ms, and a batch may be due within a few µs.
-        ready, _, _ = select.select(self._descriptors, (), (), timeout)
-        if self._wake_fd in ready:
+        timeout = None if timer is None else max(0, timer - self._clock.now_ns())
+        if self._waiter.wait(timeout) and self._waiter.ready(_WAKE):
             os.eventfd_read(self._wake_fd)

@@ -48,6 +48,11 @@ class JobQueue:
         return len(self._jobs) - self._free_count
 
     @property
+    def depth(self) -> int:
+        """How many requests can wait."""
+        return len(self._jobs)
+
+    @property
     def room(self) -> int:
         """How many more requests can wait."""
         return self._free_count

@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.clock import Clock
 from appliance.dataplane.counters import Counters
 from appliance.dataplane.records import StridedView
 from host_sdk.wire.header import HEADER_DTYPE, scalar_header
@@ -20,7 +19,9 @@ from host_sdk.wire.schema import (
     Status,
 )
 
-TX_PATIENCE_NS = 100_000_000  # how long a full transmit ring is waited for before the frame is dropped and counted
+# A full transmit ring is waited for so often and so long before frames are dropped and counted.
+TX_TRIES = 200
+TX_WAIT_NS = 500_000
 
 
 def reply_headers(count: int, opcode: Opcode, status: Status, credit: int) -> NDArray[np.void]:
@@ -40,11 +41,10 @@ class ReplyWriter:
     Args:
         link: Where they go.
         counters: Where they are counted.
-        clock: Bounds the wait for a full transmit ring.
     """
 
-    def __init__(self, link: Link, counters: Counters, clock: Clock) -> None:
-        self._link, self._counters, self._clock = link, counters, clock
+    def __init__(self, link: Link, counters: Counters) -> None:
+        self._link, self._counters = link, counters
         self._own_fragment_size = fragment_size_for(link.mtu)
         self._records: dict[int, StridedView] = {}  # by size: at most one for each size that fits a frame
 
@@ -99,14 +99,14 @@ class ReplyWriter:
         crcs = batch_crcs(headers, np.ascontiguousarray(payloads).reshape(-1), starts, np.full(count, size))
         return crcs.astype(">u4").view(np.uint8).reshape(-1, CRC_SIZE)
 
-    def transmit(self, peers: NDArray[np.uint64] | int, pdus: NDArray[np.void]) -> None:
-        """Send equal-sized PDUs, waiting a bounded time for room.
+    def transmit(self, peers: NDArray[np.uint64] | int, pdus: NDArray[np.void]) -> bool:
+        """Send equal-sized PDUs, waiting a bounded time for room; return whether all were sent.
 
         Args:
             peers: Who gets them, uint64 [n], or one for all.
             pdus: Records of one size [n], contiguous.
         """
-        size, sent, give_up = pdus.dtype.itemsize, 0, None
+        size, sent, tries = pdus.dtype.itemsize, 0, 0
         records = self._records.setdefault(size, StridedView(size))
         raw = pdus.view(records.dtype)
         while sent < len(raw):
@@ -118,19 +118,22 @@ class ReplyWriter:
                 buffers.peers[:] = peers if isinstance(peers, int) else peers[sent : sent + room]
                 self._counters.tx_dropped += room - self._link.send(buffers)
                 sent += room
-                continue
-            now = self._clock.now_ns()
-            give_up = give_up or now + TX_PATIENCE_NS
-            if now >= give_up:
+            elif tries < TX_TRIES:
+                tries += 1
+                self._link.wait(TX_WAIT_NS)
+            else:
                 self._counters.tx_dropped += len(raw) - sent
-                return
+                return False
+        return True
 
     def _fragmented(self, peer: int, header: np.void, payload: NDArray[np.uint8]) -> None:
         self._pdus(peer, list(fragment_frames(scalar_header(header), payload.tobytes())))
 
     def _pdus(self, peer: int, pdus: list[bytes]) -> None:
-        for pdu in pdus:
-            self.transmit(peer, np.frombuffer(pdu, np.dtype((np.void, len(pdu)))))
+        for index, pdu in enumerate(pdus):
+            if not self.transmit(peer, np.frombuffer(pdu, np.dtype((np.void, len(pdu))))):
+                self._counters.tx_dropped += len(pdus) - index - 1  # useless without the one that was dropped
+                return
 
     def message(self, peer: int, message: Message, fragment_size: int = MAX_FRAGMENT_SIZE) -> None:
         """Send one message, in as many fragments as it needs."""

@@ -1,5 +1,7 @@
 """From queued requests to answers: batches formed, run and replied to."""
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,9 @@ _LARGEST = 0xFFFF_FFFF
 WAKE_NS = 1_000_000  # how late the loop may wake from its sleep; a batch with a deadline is due so much earlier
 
 
+_log = logging.getLogger(__name__)
+
+
 class Service:
     """Runs what waits."""
 
@@ -31,11 +36,12 @@ class Service:
         timers = [self._ready_at(loaded) for loaded in self._state.table]
         return min((timer for timer in timers if timer is not None), default=None)
 
-    def serve(self, now: int) -> None:
+    def serve(self) -> None:
         """Run one batch of every pipeline that has one ready; refuse what is past its deadline."""
         for loaded in self._state.table:
             if len(loaded.queue) == 0:
                 continue
+            now = self._clock.now_ns()  # anew for each: the batch before may have taken long
             late = loaded.queue.expired(now)
             self._refusals.batch(late["peer"], late, Status.DEADLINE_EXCEEDED)
             ready = self._ready_at(loaded)
@@ -48,15 +54,26 @@ class Service:
         self._refusals.batch(jobs["peer"], jobs, Status.UNKNOWN_PIPELINE)
 
     def _ready_at(self, loaded: Loaded) -> int | None:
-        largest, delay_us = loaded.pipeline.max_batch, loaded.pipeline.manifest.max_delay_us
+        largest = min(loaded.pipeline.max_batch, loaded.queue.depth)
+        delay_us = loaded.pipeline.manifest.max_delay_us
         service_ns = WAKE_NS + int(loaded.pace_ns * min(len(loaded.queue), largest))
         return loaded.queue.ready_at(largest, delay_us * 1000, service_ns)
 
     def _run(self, loaded: Loaded) -> None:
-        pipeline = loaded.pipeline
-        jobs, bodies = loaded.queue.pop(pipeline.max_batch)
+        self._execute(loaded, *loaded.queue.pop(loaded.pipeline.max_batch))
+
+    def _execute(self, loaded: Loaded, jobs: NDArray[np.void], bodies: NDArray[np.uint8] | list[bytes]) -> None:
         started = self._clock.now_ns()
-        outcome = pipeline.run(bodies, self._clock)
+        try:
+            outcome = loaded.pipeline.run(bodies, self._clock)
+        except Exception:  # noqa: BLE001 - a body that finds a bug, here or in a library, must not end the node
+            if len(jobs) == 1:
+                _log.exception("pipeline %s failed on a request", loaded.pipeline.manifest.name)
+                self._refusals.batch(jobs["peer"], jobs, Status.INTERNAL)
+                return
+            for index in range(len(jobs)):  # it costs no other request its answer
+                self._execute(loaded, jobs[index : index + 1], bodies[index : index + 1])
+            return
         ended = self._clock.now_ns()
         ran = len(jobs) - len(outcome.details)
         self._state.counters.batches += 1

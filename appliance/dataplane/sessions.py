@@ -41,7 +41,7 @@ class SessionTable:
     def open(self, peer: int, request: int, fragment_size: int, now: int) -> int | None:
         """Open a session, or find the one that the same request opened before.
 
-        A peer that has its share of the table loses the session that it did not use for longest.
+        A peer that has its share of the table gets another only in place of an idle one of its own.
 
         Returns:
             Its id; None when every slot is in use and none is idle.
@@ -52,7 +52,7 @@ class SessionTable:
         if len(again):
             return int(self._ids[again[0]])
         greedy = len(own) >= max(1, int(len(self._ids) * PEER_SHARE))
-        slot = int(own[self._used[own].argmin()]) if greedy else self._take_slot(now)
+        slot = self._idle(own, now) if greedy else self._take_slot(now)
         if slot is None:
             return None
         if self._ids[slot]:
@@ -68,7 +68,11 @@ class SessionTable:
         if self._fresh < len(self._ids):
             self._fresh += 1
             return self._fresh - 1
-        oldest = int(self._used.argmin())
+        return self._idle(np.arange(len(self._used)), now)
+
+    def _idle(self, slots: NDArray[np.intp], now: int) -> int | None:
+        """Return the slot that was quiet for longest, if it was for long enough to give way."""
+        oldest = int(slots[self._used[slots].argmin()])
         return oldest if now - int(self._used[oldest]) >= IDLE_NS else None
 
     def close(self, session: int, peer: int) -> bool:

@@ -1,12 +1,13 @@
 """A model's first run, in a process of its own: a file that crashes the runtime takes only that process down.
 
-Run as ``python -I -m appliance.dla.trial BACKEND MAX_BATCH`` with the model on standard input; prints one line of JSON.
+The process gets the model on standard input and prints one line of JSON.
 """
 
 import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 from appliance.dla.backends import load_backend
 from host_sdk.wire.errors import ConfigError
@@ -14,6 +15,8 @@ from host_sdk.wire.errors import ConfigError
 TIMEOUT_S = 20
 MEMORY_BYTES = 4 << 30
 CPU_SECONDS = 15
+# This very code is tried, wherever it lies, and not another copy that may be installed.
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from appliance.dla.trial import main; main()"
 
 
 def try_model(model: bytes, backend: str, max_batch: int = 1) -> None:
@@ -22,7 +25,7 @@ def try_model(model: bytes, backend: str, max_batch: int = 1) -> None:
     Raises:
         ConfigError: It does not load, crashes the runtime, or takes too long; the message says which.
     """
-    command = [sys.executable, "-I", "-m", "appliance.dla.trial", backend, str(max_batch)]
+    command = [sys.executable, "-I", "-c", _PROGRAM, str(Path(__file__).parents[2]), backend, str(max_batch)]
     try:
         done = subprocess.run(command, input=model, capture_output=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
@@ -30,7 +33,9 @@ def try_model(model: bytes, backend: str, max_batch: int = 1) -> None:
     try:
         sentence = json.loads(done.stdout.splitlines()[-1])["error"]
     except (IndexError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"the model crashes {backend} (exit status {done.returncode})") from None
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        last = f": {said[-1][:200]}" if said else ""
+        raise ConfigError(f"the model crashes {backend} (exit status {done.returncode}{last})") from None
     if sentence:
         raise ConfigError(sentence)
 
@@ -46,7 +51,3 @@ def main() -> None:
     except ConfigError as error:
         sentence = str(error)
     sys.stdout.write("\n" + json.dumps({"error": sentence}) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,79 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from appliance.board.flash import Flash
-from appliance.clock import VirtualClock
-from appliance.device import Device, DeviceOptions
 from appliance.dla import litert
-from appliance.profile import load_profile
-from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
-from tests.rig.frames import CLOSE, INFER, OPEN, Pdu, decode, message
+from tests.rig.frames import CLOSE, Pdu, decode, message
 from tests.rig.packages import digits_model, tensor_package
+from tests.rig.port import CRC_FLAG, TRAILER_FLAG, Port, make_port
 from tests.rig.tiny_models import embedding
 
-TRAILER_FLAG, CRC_FLAG = 2, 1
 BODIES = np.random.default_rng(5).integers(0, 256, (64, 256), np.uint8)
-
-
-class Port:
-    """A host on the switch that makes its frames by hand."""
-
-    def __init__(self, switch: MemorySwitch, device: Device, clock: VirtualClock, node: MemoryLink) -> None:
-        self.switch, self.device, self.clock, self.node = switch, device, clock, node
-        self.link = switch.attach()
-        (opened,) = self.ask([Pdu(OPEN, b"\x81\xadfragment_size\xcd\x05\xbc", 1)])
-        self.session = opened.session
-
-    def send(self, pdus: list[bytes]) -> None:
-        buffers = self.link.allocate(len(pdus))
-        assert len(buffers) == len(pdus)
-        for index, data in enumerate(pdus):
-            start = int(buffers.starts[index])
-            buffers.memory[start : start + len(data)] = np.frombuffer(data, np.uint8)
-            buffers.lengths[index], buffers.peers[index] = len(data), self.node.address
-        self.link.send(buffers)
-
-    def exchange(self, pdus: list[bytes]) -> list[bytes]:
-        """Send frames as one batch, let the dataplane work, return the frames that come back."""
-        self.send(pdus)
-        dataplane = self.device._dataplane
-        while dataplane.step():
-            pass
-        batch = self.link.receive()
-        return [batch.pdu(index).tobytes() for index in range(len(batch))]
-
-    def ask(self, pdus: list[Pdu]) -> list[Pdu]:
-        return [decode(data) for data in self.exchange([data for pdu in pdus for data in message(pdu)])]
-
-    def infer(self, number: int, body: bytes, **fields: int) -> Pdu:
-        if "pipeline" not in fields:
-            fields["pipeline"] = self.device.pipelines()[0]["handle"]
-        shown = {"session": self.session, "flags": TRAILER_FLAG, **fields}
-        return Pdu(INFER, body, number, **shown)
-
-    def fast(self) -> int:
-        return self.device.counters()["fast_answers"]
 
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[Port]:
     yield from make_port(tmp_path, tensor_package("raw"))
-
-
-def make_port(directory: Path, package: bytes) -> Iterator[Port]:
-    switch, clock = MemorySwitch(), VirtualClock(10**9)
-    node = switch.attach()
-
-    def no_firmware(_bus: int, _irq: int, _epoch: int) -> object:
-        raise OSError("no firmware here")
-
-    flash = Flash(directory, 1 << 24)
-    device = Device(load_profile("napu-s"), node, flash, no_firmware, clock, DeviceOptions(seed=1))  # type: ignore[arg-type]
-    device.load_pipeline(package)
-    made = Port(switch, device, clock, node)
-    yield made
-    made.link.close()
-    device.close()
 
 
 def general(port: Port, pdus: list[Pdu]) -> list[bytes]:

@@ -1,5 +1,6 @@
 """The image engine against Pillow called directly, and against files that are damaged or lie."""
 
+import base64
 import contextlib
 import io
 import struct
@@ -215,3 +216,26 @@ def test_in_a_batch_only_the_bad_ones_fail() -> None:
     assert not images[[1, 3]].any()
     for index, body in zip((0, 2, 4), good, strict=True):
         np.testing.assert_array_equal(images[index], pillow(body, "L", (16, 16)))
+
+
+def test_a_png_that_breaks_an_assertion_within_the_decoder_is_refused() -> None:
+    # A palette with transparency and a second IDAT: the conversion asserts that there is a palette, and there is none.
+    killer = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAABgAAAAUAQMAAAACte2/AAAADElEQVR4nGNgoC4AAABQAAHzMPcqAAAAA1BMVEUAAACnej3aAAAAAXRSTlMAQObYZg"
+        "AAAAxJREFUeJxjYKAuAAAAUAAB8zD3KgAAAABJRU5ErkJggg=="
+    )
+    with pytest.raises(MediaError):
+        engine().decode(killer)
+
+
+def test_texts_in_a_png_are_not_unpacked_without_bound() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    whole = io.BytesIO()
+    Image.new("L", (16, 16)).save(whole, "PNG")
+    text = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1 << 20)))
+    bomb = whole.getvalue()[:33] + text * 63 + whole.getvalue()[33:]
+    assert len(bomb) < 100_000
+    with pytest.raises(MediaError):
+        engine().decode(bomb)

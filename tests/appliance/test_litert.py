@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from appliance.dla.backends import load_backend
 from host_sdk.wire.errors import ConfigError, DeviceError
 from tests.rig import tiny_models
-from tests.rig.nodes import MODELS
+from tests.rig.nodes import MODELS, NO_MODELS
 from tests.rig.packages import digits_model, reference_model
 
 LARGEST = 16
@@ -46,7 +46,7 @@ def random_inputs(model: bytes, count: int) -> NDArray[Any]:
 def test_every_batch_is_bit_equal_to_the_library(name: str) -> None:
     model = digits_model() if name == "digits" else reference_model(name)
     if model is None:
-        pytest.skip(f"only where the reference model {name} is (looked in {MODELS})")
+        pytest.skip(NO_MODELS)
     accelerator = load_backend("litert")(model, LARGEST)
     inputs = random_inputs(model, LARGEST)
     expected = reference(model, inputs)
@@ -75,7 +75,7 @@ def test_the_largest_batch_is_a_power_of_two() -> None:
 def test_a_real_utterance_is_recognised() -> None:
     model = reference_model("kws_dscnn_int8.tflite")
     if model is None:
-        pytest.skip(f"only where the reference models are (looked in {MODELS})")
+        pytest.skip(NO_MODELS)
     mfcc = np.load(MODELS / "kws_mfcc_on.npy")
     (scores,) = load_backend("litert")(model, 1).invoke(mfcc[None])
     assert scores.tolist() == [[-128] * 5 + [127] + [-128] * 6]  # index 5 is On

@@ -101,11 +101,12 @@ def test_one_peer_cannot_take_the_whole_table() -> None:
     table = SessionTable(10, random.Random(1))
     share = int(10 * PEER_SHARE)
     sessions = [opened(table, ALICE, request, now=request) for request in range(share)]
-    assert known(table, sessions[0], ALICE, now=50)  # used again, so that another is the oldest
-    newest = opened(table, ALICE, 99, now=100)
+    assert table.open(ALICE, 99, 1000, 100) is None  # none of its own is idle, and none may be taken from under it
+    assert known(table, sessions[0], ALICE, now=100)  # used again, so that another is the oldest
+    newest = opened(table, ALICE, 99, now=IDLE_NS + 50)
     assert len(table) == share
-    assert not known(table, sessions[1], ALICE, 100)
-    assert all(known(table, session, ALICE, 100) for session in (newest, sessions[0], *sessions[2:]))
+    assert not known(table, sessions[1], ALICE, IDLE_NS + 50)
+    assert all(known(table, session, ALICE, IDLE_NS + 50) for session in (newest, sessions[0], *sessions[2:]))
     assert all(table.open(BOB, request, 1000, 100) for request in range(10 - share))
 
 

@@ -12,7 +12,7 @@ import pytest
 from appliance.dla.backends import load_backend
 from host_sdk.results import Inference
 from host_sdk.wire.errors import BadPipelineError, ConfigError
-from tests.rig.nodes import MODELS, ROOT, TFLITE_PYTHON, NodeProcess, node_process
+from tests.rig.nodes import MODELS, NO_MODELS, ROOT, TFLITE_PYTHON, NodeProcess, node_process
 from tests.rig.packages import DIGITS, digits_model, held_out, tensor_package
 
 pytestmark = pytest.mark.skipif(
@@ -70,7 +70,7 @@ def there(code: str, *arguments: str) -> Any:
 def test_every_batch_is_bit_equal_to_the_library(name: str) -> None:
     path = DIGITS / "model.tflite" if name == "digits" else MODELS / f"{name}_int8.tflite"
     if not path.exists():
-        pytest.skip(f"only where the reference model {path.name} is (looked in {MODELS})")
+        pytest.skip(NO_MODELS)
     found = there(COMPARE, str(path))
     assert found["equal"] == [True] * 8
     assert found["backend"] == "tflite-runtime 2.14.0"
@@ -95,7 +95,7 @@ def test_labels_of_real_digits_agree_with_litert(tmp_path: Path) -> None:
 def test_label_of_a_real_utterance_agrees_with_litert() -> None:
     path = MODELS / "kws_dscnn_int8.tflite"
     if not path.exists():
-        pytest.skip(f"only where the reference models are (looked in {MODELS})")
+        pytest.skip(NO_MODELS)
     mfcc = np.load(MODELS / "kws_mfcc_on.npy")[None]
     (ours,) = load_backend("litert")(path.read_bytes(), 1).invoke(mfcc)
     code = CLASSIFY.replace("inputs = np.load(sys.argv[2])", "inputs = np.load(sys.argv[2])[None]")

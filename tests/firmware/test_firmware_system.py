@@ -335,3 +335,21 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def test_an_operation_that_is_sent_again_is_not_carried_out_again(node: Node) -> None:
+    node.board.start()
+    node.ready()
+    body = msgpack.packb({"op": "pipeline.install", "package": package("again", 100)})
+    first = node.post(Opcode.CONTROL, body)
+    (answer,) = node.collect(1)
+    loads = len(node.hardware.loads)
+    message = Message(Header(opcode=Opcode.CONTROL, request=first), body)
+    assert node.mailbox.post(Letter(PEER, message))
+    (again,) = node.collect(1)
+    assert again.message.body == answer.message.body
+    assert again.message.header.request == first
+    assert len(node.hardware.loads) == loads
+    node.post(Opcode.CONTROL, body)  # another request for the same is another operation
+    node.collect(1)
+    assert len(node.hardware.loads) == loads + 1

@@ -4,6 +4,7 @@ After every one of them the next good request is answered, the counter that name
 received are the sum of what became of them.
 """
 
+import base64
 import struct
 import zlib
 from collections.abc import Iterator
@@ -227,6 +228,15 @@ def test_jpeg_decompression_bomb(bench: Bench) -> None:
     before = bench.node.resident_bytes()
     bench.refuses(bench.infer(body), frames.UNDECODABLE, "undecodable", "image of 65000x65000 pixels")
     assert bench.node.resident_bytes() - before < 1 << 26
+
+
+def test_png_that_breaks_an_assertion_within_its_decoder(bench: Bench) -> None:
+    """A palette with transparency behind the pixels: the conversion asserts a palette that is not there."""
+    body = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAABgAAAAUAQMAAAACte2/AAAADElEQVR4nGNgoC4AAABQAAHzMPcqAAAAA1BMVEUAAACnej3aAAAAAXRSTlMAQObYZg"
+        "AAAAxJREFUeJxjYKAuAAAAUAAB8zD3KgAAAABJRU5ErkJggg=="
+    )
+    bench.refuses(bench.infer(body), frames.UNDECODABLE, "undecodable", "damaged")
 
 
 def test_jpeg_of_thousands_of_scans(bench: Bench) -> None:

@@ -131,12 +131,10 @@ def test_retransmission_backs_off_and_sends_the_same_bytes() -> None:
 
 def test_round_trips_set_the_timeout_and_retransmitted_requests_do_not_count() -> None:
     bench = Bench()
-    bench.submit(CONTROL)
-    (header,) = bench.send()
+    bench.submit(replace(INFER, timeout_ns=20_000 * MS))
+    (opening,) = bench.send()
     bench.now += 100 * MS
-    bench.reply(header)
-    bench.events()
-    bench.submit(replace(CONTROL, timeout_ns=20_000 * MS))
+    bench.reply(opening, session=3, credits=9)
     (header,) = bench.send()
     assert bench.requester.next_timer() == bench.now + 300 * MS  # 100 + 4 * 50, RFC 6298
     bench.now += 300 * MS
@@ -144,7 +142,7 @@ def test_round_trips_set_the_timeout_and_retransmitted_requests_do_not_count() -
     bench.now += 5000 * MS
     bench.reply(header)  # of which transmission? Karn: of no known one
     bench.events()
-    bench.submit(CONTROL)
+    bench.submit(INFER)
     bench.send()
     assert bench.requester.next_timer() == bench.now + 300 * MS
 
@@ -398,3 +396,28 @@ def test_a_gathering_takes_every_good_answer_until_its_time_and_then_ends() -> N
     (end,) = bench.events()
     assert (end.token, end.reply, end.error) == (token, None, None)
     assert bench.requester.pending == 0
+
+
+def test_what_waits_for_credit_fails_with_its_session() -> None:
+    bench = Bench()
+    for _ in range(3):
+        bench.submit(INFER)
+    (opening,) = bench.send()
+    bench.reply(opening, session=3, credits=1)
+    (first,) = bench.send()
+    bench.reply(first, status=Status.UNKNOWN_SESSION)
+    assert [type(event.error) for event in bench.events()] == [UnknownSessionError] * 3  # their handles may be stale
+    assert bench.send() == []
+
+
+def test_a_slow_operation_is_not_measured_by_quick_inferences() -> None:
+    bench = Bench()
+    for _ in range(20):
+        bench.submit(INFER)
+        bench.exchange()
+    bench.events()
+    bench.submit(CONTROL)
+    bench.send()
+    timer = bench.requester.next_timer()
+    assert timer is not None
+    assert timer - bench.now == RequesterLimits().first_rto_ns

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field, replace
 
 import msgpack
 
-from host_sdk.wire.errors import FrameError, NapuError, NapuTimeoutError, RemoteProtocolError, status_error
+from host_sdk.wire.errors import (
+    FrameError,
+    NapuError,
+    NapuTimeoutError,
+    RemoteProtocolError,
+    status_error,
+)
 from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.message import Message, check_message, decode_message, encode_message, fragment_frames
@@ -28,7 +34,7 @@ class RequesterLimits:
 
     Attributes:
         window: Requests outstanding at one appliance at most, whatever credit it grants.
-        first_rto_ns: Retransmission timeout before the round trip is known.
+        first_rto_ns: Retransmission timeout before the round trip is known; and of CONTROL, which may take its time.
         min_rto_ns: Smallest retransmission timeout.
         max_rto_ns: Largest one, that back-off ends at.
     """
@@ -246,7 +252,8 @@ class Requester:
         header = replace(request.header, request=number, session=session)
         flight.header, payload = encode_message(Message(header, request.body), self.fragment_size)
         flight.pdus = list(fragment_frames(flight.header, payload))
-        flight.due, flight.rto = now, self._rto(appliance)
+        control = request.header.opcode == Opcode.CONTROL
+        flight.due, flight.rto = now, self.limits.first_rto_ns if control else self._rto(appliance)
         self._by_request[number] = flight.token
         if request.in_session:
             appliance.outstanding += 1
@@ -315,12 +322,16 @@ class Requester:
         appliance = self._appliance(peer)
         if header.credits:
             appliance.credits = header.credits
-        if flight.transmissions == 1:  # Karn: a retransmitted request's reply measures nothing
+        # Karn: a retransmitted request's reply measures nothing; and an operation's time is not that of an inference.
+        if flight.transmissions == 1 and flight.request.header.opcode != Opcode.CONTROL:
             appliance.measure(now - flight.first_sent)
         if header.status == Status.UNKNOWN_SESSION and header.session == appliance.session:
             # The appliance may have restarted, and its handles with it: the next request opens another session, and
             # this one's owner has to learn anew what to ask for.
             appliance.session = None
+            waiting = [self._flights[token] for token in appliance.waiting]
+            for waiter in [each for each in waiting if each.request.in_session]:
+                self._fail(waiter, status_error(header.status, "it waited for credit of a session that is gone"))
         if header.status in TRANSIENT:
             flight.refusal = _error_of(reply)
             pause = header.retry_after * RETRY_AFTER_UNIT_US * 1000
