@@ -44,5 +44,5 @@ lock: ## renew the lock files from pyproject.toml (ARGS=--upgrade for the newest
 
 clean: ## remove the environments and everything generated
 	rm -rf .venv .venv-tflite .setup.lock build dist *.egg-info .coverage .hypothesis
-	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .benchmarks napu-demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,13 @@
 Standard library only: this runs before anything is installed. `.ci/setup` starts it with a fit Python.
 """
 
+# ruff: noqa: E402 - signals come before the other imports
+import signal
+
+# Until main can say that it was interrupted, Ctrl-C ends this quietly: the imports take a while, and in the midst of
+# them Python would print a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import fcntl
 import hashlib
 import html.parser
@@ -19,7 +26,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
 from configparser import Error as ConfigError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +34,7 @@ from typing import Any
 STAMP = "napu-setup.json"
 Command = list[str | Path]
 FETCH_TIMEOUT_S = 30
+INTERRUPTED_TIMEOUT_S = 2  # for pip to remove its own files after Ctrl-C
 
 # What would install somewhere else, or something else than the lock says. The index settings are left alone.
 MISLEADING = {
@@ -75,6 +83,11 @@ class Environment:
         return self.path / "bin" / "python"
 
     @property
+    def temporary(self) -> Path:
+        """Where temporary files go while it is made, so that none outlives it, however that ends."""
+        return self.path / "tmp"
+
+    @property
     def lock_path(self) -> Path:
         """The requirements with their hashes."""
         return self.root / ".ci" / self.lock
@@ -107,24 +120,36 @@ def clean_environ(environ: Mapping[str, str]) -> dict[str, str]:
     return kept | {"PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
-def run(command: Command, held: int) -> None:
+def run(command: Command, temporary: Path, held: int) -> None:
     """Run `command` quietly; raise SetupError with all its output if it fails.
 
-    It inherits the descriptor `held` of the lock: should it outlive this script, the next one waits for it.
+    Its temporary files go to the directory `temporary`, which is made. It inherits the descriptor `held` of the
+    lock: should it outlive this script, the next one waits for it.
     """
-    done = subprocess.run(
+    temporary.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
         command,
-        env=clean_environ(os.environ),
+        env=clean_environ(os.environ) | {"TMPDIR": str(temporary)},
         pass_fds=[held],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        check=False,
     )
-    if done.returncode:
-        raise SetupError(f"this failed: {' '.join(map(str, command))}\n{done.stdout.rstrip()}")
+    with process:
+        try:
+            output, _ = process.communicate()
+        except KeyboardInterrupt:  # the terminal has sent it to the command too
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=INTERRUPTED_TIMEOUT_S)
+            raise
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if process.returncode:
+        raise SetupError(f"this failed: {' '.join(map(str, command))}\n{output.rstrip()}")
 
 
 def inventory(python: Path) -> dict[str, Any] | None:
@@ -266,22 +291,23 @@ def make(env: Environment, held: int) -> None:
     inputs = env.inputs()
     venv: Command = [base_python(), "-I", "-m", "venv", env.path]
     try:
-        run(venv, held)
+        run(venv, env.temporary, held)
         pip: Command = [env.python, "-I", "-m", "pip"]
     except SetupError:  # most likely for want of ensurepip, which Debian has in a package of its own
-        run([*venv, "--clear", "--without-pip"], held)
+        run([*venv, "--clear", "--without-pip"], env.temporary, held)
         pip = pip_command(env)
     count = len(re.findall("^[^#\\s]", env.lock_path.read_text(), re.MULTILINE))
     say(f"{env.directory}: installing about {count} packages (a minute or so the first time)")
     try:
-        run([*pip, "install", "--quiet", "--no-deps", "--require-hashes", "-r", env.lock_path], held)
+        run([*pip, "install", "--quiet", "--no-deps", "--require-hashes", "-r", env.lock_path], env.temporary, held)
     except SetupError as error:
         raise SetupError(
             f"{error}\nIf the package index cannot be reached: check the network, or name another index "
             "(PIP_INDEX_URL=…) or a directory of wheels (PIP_NO_INDEX=1 PIP_FIND_LINKS=…)"
         ) from error
     say(f"{env.directory}: installing the project itself")
-    run([*pip, "install", "--quiet", "--no-deps", "--no-build-isolation", "-e", env.root], held)
+    run([*pip, "install", "--quiet", "--no-deps", "--no-build-isolation", "-e", env.root], env.temporary, held)
+    shutil.rmtree(env.temporary)
     found = inventory(env.python)
     if found is None:
         raise SetupError(f"{env.directory} is not whole although pip was content; run setup again")
@@ -291,6 +317,7 @@ def make(env: Environment, held: int) -> None:
 
 def main(arguments: list[str], root: Path, version: tuple[int, ...]) -> int:
     """Bring the environment named in `arguments` up to date with this Python; return the exit status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if len(arguments) > 1:
             raise SetupError("usage: .ci/setup [tflite-runtime]")

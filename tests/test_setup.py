@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +28,9 @@ def load_make_venv() -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    handler = signal.getsignal(signal.SIGINT)
     spec.loader.exec_module(module)
+    signal.signal(signal.SIGINT, handler)  # the script changes it, and is alone in its own process
     return module
 
 
@@ -43,6 +47,15 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
         wheel.writestr("tiny-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nTag: py3-none-any\\n")
         wheel.writestr("tiny-1.dist-info/RECORD", "")
     return name
+"""
+# Says where its temporary files would go, and does not end by itself.
+SLOW_BACKEND = """
+import os, tempfile, time
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    with open("started.new", "w") as file:
+        file.write(tempfile.gettempdir())
+    os.rename("started.new", "started")
+    time.sleep(60)
 """
 PYPROJECT = """
 [build-system]
@@ -84,7 +97,7 @@ def write_project(root: Path) -> Any:
 
 
 def start_setup(root: Path, **environ: str) -> subprocess.Popen[str]:
-    """Start `.ci/setup` in the project at `root`, in an otherwise empty environment."""
+    """Start `.ci/setup` in the project at `root`, in an otherwise empty environment and a process group of its own."""
     variables = {
         "PATH": os.defpath,
         "HOME": str(root),
@@ -92,7 +105,9 @@ def start_setup(root: Path, **environ: str) -> subprocess.Popen[str]:
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": (root / "wheels").as_uri(),
     }
-    return subprocess.Popen([root / ".ci" / "setup"], env=variables | environ, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [root / ".ci" / "setup"], env=variables | environ, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def run_setup(root: Path, **environ: str) -> tuple[int, str]:
@@ -183,6 +198,29 @@ def test_tampered_wheel_is_refused_and_leaves_no_stamp(tmp_path: Path) -> None:
     assert "DO NOT MATCH THE HASHES" in said
     assert "PIP_INDEX_URL" in said
     assert not (env.path / make_venv.STAMP).exists()
+
+
+@pytest.mark.usefixtures("base_with_pip")
+def test_interrupted_set_up_leaves_no_temporary_files_elsewhere_and_runs_again(tmp_path: Path) -> None:
+    env = write_project(tmp_path / "project")
+    (tmp_path / "elsewhere").mkdir()
+    (env.root / "backend.py").write_text(SLOW_BACKEND)
+    with start_setup(env.root, TMPDIR=str(tmp_path / "elsewhere")) as process:
+        started = env.root / "started"
+        end = time.monotonic() + 60
+        while not started.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130, said
+    assert said.endswith("setup: interrupted; the next setup starts afresh\n")
+    assert Path(started.read_text()).is_relative_to(env.path)
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert not (env.path / make_venv.STAMP).exists()
+    (env.root / "backend.py").write_text(BACKEND)
+    code, said = run_setup(env.root)
+    assert code == 0, said
+    assert not env.temporary.exists()
 
 
 def test_unwritable_tree_says_who_should_run_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from host_sdk.cli.loopback import LoopbackNodes
 from host_sdk.cli.output import EXIT_FAILED, JsonOption, err, failures, out, print_json
 from host_sdk.lab.capability import capability
 from host_sdk.lab.lab import Lab
-from host_sdk.wire.errors import DeviceError
+from host_sdk.wire.errors import ConfigError, DeviceError
 
 MIN_ACCURACY = 0.97
 DIRECTORY = Path("napu-demo")
@@ -52,9 +52,10 @@ def demo(
     paths = Paths(pcap or DIRECTORY / "capture.pcap", sheet or DIRECTORY / "contact-sheet.png")
     for path in (paths.capture, paths.contact_sheet):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with failures(as_json=as_json):
-        result = _run(nodes, images, paths.capture)
-        report = summarise(result, held_out(images), paths.capture, paths.contact_sheet)
+    with failures(as_json=as_json), _completed(paths.capture) as partial:
+        result = _run(nodes, images, partial)
+        report = summarise(result, held_out(images), partial, paths.contact_sheet)
+    report = replace(report, capture=paths.capture)
     if as_json:
         print_json(report.to_mapping())
     else:
@@ -62,6 +63,24 @@ def demo(
     if report.accuracy < MIN_ACCURACY:
         err.print(f"napu: accuracy {report.accuracy:.1%} is below {MIN_ACCURACY:.0%}", style="red")
         raise typer.Exit(EXIT_FAILED)
+
+
+@contextmanager
+def _completed(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` to write to; it becomes ``path`` at the end, and is removed if that does not come.
+
+    Raises:
+        ConfigError: There is something at ``path`` that is no regular file.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file():  # a device must not be replaced, which root could
+        raise ConfigError(f"{path} is no regular file, so no capture can take its place; name another one")
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _run(nodes: int, images: int, capture: Path) -> dict[str, Any]:
@@ -72,7 +91,9 @@ def _run(nodes: int, images: int, capture: Path) -> dict[str, Any]:
         with LoopbackNodes(nodes, DEFAULT_PROFILE) as targets:
             arguments = ["--link", "udp:127.0.0.1:0", "--tap", str(capture)]
             arguments += [argument for target in targets for argument in ("--target", target)]
-            return {**_host(_command(images, arguments)), "dropped": 0}
+            result = _host(_command(images, arguments))
+        reason = f"{result['link']}:{result['address']}, as network namespaces are refused here."
+        return {**result, "reason": reason, "dropped": 0}
     err.print(f"bringing up a switch, a host and {nodes} appliances in network namespaces …", style="dim")
     topology = make_topology(f"demo-{os.getpid()}", nodes, 1500, "auto", DEFAULT_PROFILE)
     with Lab.up(topology) as lab:

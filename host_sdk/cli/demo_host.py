@@ -36,7 +36,8 @@ def main(
         choice = open_link(link, peers=target or ())
         opened: Link = choice.link if tap is None else TappedUdpLink(choice.link, tap)
         with NapuClient(opened, target) as napu:
-            result = {"link": opened.kind, "reason": choice.reason, **_run(napu, images)}
+            address = opened.format_address(opened.address)
+            result = {"link": opened.kind, "address": address, "reason": choice.reason, **_run(napu, images)}
     except NapuError as error:
         result = {"error": str(error)}
     sys.stdout.write(json.dumps(result))

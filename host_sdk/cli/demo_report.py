@@ -39,6 +39,7 @@ class Report:
     contact_sheet: Path
     examples: list[tuple[HeldOut, dict[str, Any]]]
     unanswered: int
+    sent_again: int
 
     @property
     def accuracy(self) -> float:
@@ -105,10 +106,11 @@ class Report:
 
     def _foot(self) -> Text:
         frames = self.frames
+        again = f" ({self.sent_again} sent again)" if self.sent_again else ""
         return Text(
             f"energy   {self.energy_uj_per_inference:.1f} µJ an inference, modelled from hardware profile "
             f"{self.nodes[0]['profile']}: its watts are assumptions\n"
-            f"wire     {frames['total']} frames, {frames['bytes']} bytes: {frames['requests']} with requests, "
+            f"wire     {frames['total']} frames, {frames['bytes']} bytes: {frames['requests']} with requests{again}, "
             f"{frames['replies']} with answers, {frames['control']} of discovery and control\n"
             f"link     {self.reason}\n"
             f"capture  {self.capture}, {frames['dropped']} frames lost\nsheet    {self.contact_sheet}"
@@ -146,6 +148,7 @@ def summarise(result: dict[str, Any], items: list[HeldOut], capture: Path, sheet
         contact_sheet=sheet,
         examples=(wrong[: SHOWN // 3] + pairs)[:SHOWN],
         unanswered=len(answers) - len(good),
+        sent_again=sum(answer["transmissions"] for answer in good) - len(good),
     )
 
 

@@ -45,7 +45,8 @@ def discover(
             shown.add_row(entry.address, entry.name, entry.profile, entry.link, *numbers, firmware, names)
         out.print(shown)
     else:
-        out.print(f"nobody answered on {kind}")
+        hint = "" if target or kind != "udp" else "; over UDP there is no broadcast: name appliances with --target"
+        out.print(f"nobody answered on {kind}{hint}")
     if not found:
         raise typer.Exit(3)
 

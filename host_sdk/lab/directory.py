@@ -141,12 +141,12 @@ class LabDirectory:
                 if keeper := self.keeper():
                     raise ConfigError(
                         f"lab {self.name} is up already (keeper {keeper.pid}); end it with "
-                        f"'napu lab down {self.name}' or choose another name"
+                        f"'napu lab down --name {self.name}' or choose another name"
                     )
             time.sleep(0.02)
         raise ConfigError(
             f"lab {self.name} is being started or ended by another process; wait for that, "
-            f"or end it with 'napu lab down {self.name}'"
+            f"or end it with 'napu lab down --name {self.name}'"
         )
 
     def is_live(self) -> bool:

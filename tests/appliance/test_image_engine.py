@@ -221,8 +221,8 @@ def test_in_a_batch_only_the_bad_ones_fail() -> None:
 def test_a_png_that_breaks_an_assertion_within_the_decoder_is_refused() -> None:
     # A palette with transparency and a second IDAT: the conversion asserts that there is a palette, and there is none.
     killer = base64.b64decode(
-        "iVBORw0KGgoAAAANSUhEUgAAABgAAAAUAQMAAAACte2/AAAADElEQVR4nGNgoC4AAABQAAHzMPcqAAAAA1BMVEUAAACnej3aAAAAAXRSTlMAQObYZg"
-        "AAAAxJREFUeJxjYKAuAAAAUAAB8zD3KgAAAABJRU5ErkJggg=="
+        "iVBORw0KGgoAAAANSUhEUgAAABgAAAAUAQMAAACte2/AAAAADElEQVR4nGNgoC4AAABQAAHzMPcqAAAAA1BMVEUAAACnej3aAAAA"
+        "AXRSTlMAQObYZgAAAAxJREFUeJxjYKAuAAAAUAAB8zD3KgAAAABJRU5ErkJggg=="
     )
     with pytest.raises(MediaError):
         engine().decode(killer)

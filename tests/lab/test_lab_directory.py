@@ -63,7 +63,7 @@ def test_a_claimed_directory_cannot_be_claimed_again(tmp_path: Path) -> None:
     lock = directory.claim()
     try:
         directory.write_state(state(ProcessIdentity.of(os.getpid())))
-        with pytest.raises(ConfigError, match=f"keeper {os.getpid()}.*napu lab down bench"):
+        with pytest.raises(ConfigError, match=f"keeper {os.getpid()}.*napu lab down --name bench"):
             LabDirectory(tmp_path / "bench").claim()
         assert directory.is_live()
         assert [found.name for found in find_directories(tmp_path)] == ["bench"]

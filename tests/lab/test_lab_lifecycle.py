@@ -108,7 +108,7 @@ def test_the_same_name_twice_is_refused_and_changes_nothing() -> None:
     topology = echo_topology(count=1)
     with Lab.up(topology) as lab:
         before = lab.status()
-        with pytest.raises(ConfigError, match=f"napu lab down {topology.name}"):
+        with pytest.raises(ConfigError, match=f"napu lab down --name {topology.name}"):
             Lab.up(topology)
         assert lab.status() == before
 

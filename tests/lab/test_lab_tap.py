@@ -113,7 +113,8 @@ def test_an_empty_capture_is_a_file_all_the_same(lab: Lab, tmp_path: Path) -> No
     assert header == (0xA1B23C4D, 2, 4, 0, 0, 262144, 1)
 
 
-TCPDUMP = shutil.which("tcpdump")
+# /usr/sbin is not on every user's PATH.
+TCPDUMP = shutil.which("tcpdump", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
 @pytest.mark.skipif(TCPDUMP is None, reason="tcpdump is not installed")

@@ -20,7 +20,8 @@ from host_sdk.operations import Timeout
 READY_S = 40.0  # for a node on a busy machine
 STOP_S = 10.0
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ROOT.parent / "shared" / "models"  # reference models, only where the project was developed
+MODELS = Path(os.environ.get("NAPU_REFERENCE_MODELS") or ROOT.parent / "shared" / "models")
+NO_MODELS = "only where the MLPerf Tiny reference models are: set NAPU_REFERENCE_MODELS to their directory"
 TFLITE_PYTHON = ROOT / ".venv-tflite" / "bin" / "python"
 REASSEMBLY_MS = 300  # so that tests need not wait for the profile's own
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ NAPU = [sys.executable, "-m", "host_sdk.cli.main"]
 needs_namespaces = pytest.mark.skipif(
     capability().kind == "none", reason="only where network namespaces are allowed: " + capability().reason
 )
+# /usr/sbin is not on every user's PATH.
+TCPDUMP = shutil.which("tcpdump", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 KEYS = {
     *("nodes", "link", "images", "correct", "accuracy", "latency_us", "stages_us"),
     *("energy_uj_per_inference", "frames", "capture", "contact_sheet"),
@@ -109,12 +112,13 @@ def scapy_keys(path: Path, opcode: int) -> set[tuple[int, int]]:
 
 
 @needs_namespaces
+@pytest.mark.skipif(TCPDUMP is None, reason="tcpdump is not installed")
 def test_tcpdump_opens_the_capture(tmp_path: Path) -> None:
     done = run(tmp_path, "demo", "--images", "200", "--nodes", "1")
     assert done.returncode == 0, done.stderr
     assert "of 200 right" in done.stdout
     read = subprocess.run(
-        ["tcpdump", "-nn", "-e", "-r", "napu-demo/capture.pcap"],
+        [str(TCPDUMP), "-nn", "-e", "-r", "napu-demo/capture.pcap"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -143,11 +147,16 @@ def test_interrupted_at_any_moment_leaves_nothing_and_runs_again(tmp_path: Path,
         assert process.returncode in ((130,) if number == signal.SIGINT else (-9,)), errors
         assert "Traceback" not in errors
         assert not eventually_left()
+        assert not (tmp_path / "napu-demo" / "capture.pcap").exists()  # it would be half of one
+        if number == signal.SIGINT:
+            assert not list(tmp_path.glob("napu-demo/.*.partial"))
     labs = json.loads(subprocess.run([*NAPU, "lab", "status", "--json"], capture_output=True, check=True).stdout)[
         "labs"
     ]
     assert not [name for name in labs if name.startswith("demo-")]
     assert run(tmp_path, "demo", "--images", "200").returncode == 0
+    left = sorted(path.name for path in (tmp_path / "napu-demo").iterdir())
+    assert left == ["capture.pcap", "contact-sheet.png"]
 
 
 def test_without_namespaces_udp_on_loopback_carries_the_same_pdus(tmp_path: Path) -> None:
