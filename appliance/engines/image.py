@@ -24,6 +24,7 @@ MAX_SCANS = 100
 _SCAN = b"\xff\xda"  # begins a scan; within a scan's data it cannot occur
 # The engine looks at the size in the header itself, against the pipeline's own bound, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
+Image.preinit()  # the decoders are loaded now, and not by the first request
 # Texts and profiles in a PNG are unpacked before its size is known; nothing here wants them.
 PngImagePlugin.MAX_TEXT_CHUNK = 64 * 1024
 PngImagePlugin.MAX_TEXT_MEMORY = 256 * 1024
