@@ -241,7 +241,9 @@ def locked_pip(lock: str) -> tuple[str, set[str]]:
 def fetch_pip(lock: str, folder: Path, environ: Mapping[str, str]) -> Path:
     """Download the pip wheel that `lock` pins into `folder` from the user's index and return its path."""
     wheel, hashes = locked_pip(lock)
-    index = pip_setting("index-url", environ) or "https://pypi.org/simple"
+    index = pip_setting("index-url", environ)
+    if not index:
+        raise SetupError("no package index is set from which pip could be fetched (PIP_INDEX_URL=…)")
     page = index.rstrip("/") + "/pip/"
     host = urllib.parse.urlsplit(index).hostname
     if not page.startswith(("https://", "http://")):
@@ -277,8 +279,31 @@ def pip_command(env: Environment) -> Command:
     try:
         return [env.python, fetch_pip(env.lock_path.read_text(), env.path, os.environ) / "pip"]
     except SetupError as error:
-        package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
-        raise SetupError(f"{error}\nOn Debian or Ubuntu this helps: sudo apt-get install {package}") from error
+        raise SetupError(f"{error}\nOn Debian or Ubuntu this helps: sudo apt-get install {venv_package()}") from error
+
+
+def venv_package() -> str:
+    """Return the name of Debian's package that has this Python's ensurepip."""
+    return f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+
+
+def without_ensurepip(env: Environment, venv: Command, held: int) -> Command:
+    """Make `env` where this Python has no ensurepip; return the command of a pip that works on it.
+
+    Root on Debian or Ubuntu is given the package that it is in; others get by with a pip from elsewhere.
+    """
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"{env.directory}: this Python has no ensurepip; installing {venv_package()}")
+        try:
+            run(["apt-get", "update", "-q"], env.temporary, held)
+            run(["apt-get", "install", "-q", "-y", "--no-install-recommends", venv_package()], env.temporary, held)
+            run([*venv, "--clear"], env.temporary, held)
+        except SetupError as error:
+            say(f"{env.directory}: that did not help; {error}".splitlines()[0])
+        else:
+            return [env.python, "-I", "-m", "pip"]
+    run([*venv, "--clear", "--without-pip"], env.temporary, held)
+    return pip_command(env)
 
 
 def make(env: Environment, held: int) -> None:
@@ -294,8 +319,7 @@ def make(env: Environment, held: int) -> None:
         run(venv, env.temporary, held)
         pip: Command = [env.python, "-I", "-m", "pip"]
     except SetupError:  # most likely for want of ensurepip, which Debian has in a package of its own
-        run([*venv, "--clear", "--without-pip"], env.temporary, held)
-        pip = pip_command(env)
+        pip = without_ensurepip(env, venv, held)
     count = len(re.findall("^[^#\\s]", env.lock_path.read_text(), re.MULTILINE))
     say(f"{env.directory}: installing about {count} packages (a minute or so the first time)")
     try:
