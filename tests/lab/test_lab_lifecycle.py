@@ -68,7 +68,7 @@ def test_up_status_down() -> None:
         directory = Path(state.host.log).parent
         assert directory.stat().st_mode & 0o777 == 0o700
     assert not directory.exists()
-    assert not used & networks_in_use()
+    assert eventually(lambda: not used & networks_in_use())
     assert topology.name not in Lab.names()
     with pytest.raises(ClosedError, match="not up"):
         lab.status()
@@ -164,7 +164,7 @@ def test_nodes_deaf_to_sigterm_end_all_the_same() -> None:
     lab = Lab.up(echo_topology("--deaf", "--deaf-child"))
     used = networks(lab.status())
     lab.down()
-    assert not used & networks_in_use()
+    assert eventually(lambda: not used & networks_in_use())
 
 
 def test_a_detached_lab_outlives_its_owner_and_is_found() -> None:
