@@ -5,6 +5,7 @@ their body. What is known of a flow is checked once and kept; a batch then costs
 operations, whatever its size. Anything out of the ordinary is left to the general path, with the same answers.
 """
 
+import logging
 import struct
 from dataclasses import dataclass, field, replace
 
@@ -18,12 +19,13 @@ from appliance.dataplane.refusal import answer_header
 from appliance.dataplane.replies import ReplyWriter
 from appliance.dataplane.state import State
 from appliance.dataplane.table import Loaded
-from host_sdk.wire.errors import FrameError
+from host_sdk.wire.errors import DeviceError, FrameError
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.links.base import BROADCAST, FrameBatch, Link
 from host_sdk.wire.message import fragment_size_for
 from host_sdk.wire.schema import HEADER_SIZE, TRAILER, Flag, Opcode, Status
 
+_log = logging.getLogger(__name__)
 MAX_FLOWS = 4096
 _TRAILER = struct.Struct(TRAILER.struct_format)
 _LARGEST = 0xFFFF_FFFF
@@ -92,8 +94,10 @@ class FastPath:
                 chosen = slice(served, served + largest)
                 self._run(flow, peer, flow.bodies.of(batch.memory)[batch.starts[chosen]], words[chosen, 1], now)
                 served = min(served + largest, len(batch))
-        except Exception:  # noqa: BLE001, S110 - the general path finds out which request it was, and says so
-            pass
+        except DeviceError:
+            pass  # the general path finds out which request it was, and says so
+        except Exception:  # noqa: BLE001 - no body may end the node; the general path answers what is left
+            _log.exception("the fast path failed on pipeline %s", flow.loaded.pipeline.manifest.name)
         return served
 
     def _flow(self, key: Key, batch: FrameBatch) -> Flow | None:
