@@ -123,6 +123,12 @@ class InternalError(StatusError):
     status = Status.INTERNAL
 
 
+class CancelledError(StatusError):
+    """The request was cancelled."""
+
+    status = Status.CANCELLED
+
+
 class MalformedError(StatusError):
     """The appliance could not make sense of the message."""
 

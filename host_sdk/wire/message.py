@@ -194,7 +194,7 @@ def _lay_out(message: Message, fragment_size: int) -> tuple[Header, list[bytes]]
     """Return the header that the fragments share, and the parts of the message without its CRC."""
     if not 1 <= fragment_size <= MAX_FRAGMENT_SIZE:
         raise LocalProtocolError(f"fragments of {fragment_size} bytes; choose 1 to {MAX_FRAGMENT_SIZE}")
-    flags = message.header.flags & (Flag.CRC | Flag.TRAILER)
+    flags = message.header.flags & (Flag.CRC | Flag.TRAILER | Flag.ONCE)
     parts = []
     if message.extensions:
         flags |= Flag.EXTENSION

@@ -14,6 +14,10 @@ UDP_PORT = 0x88B5  # 34997: the same number, so that one is enough to remember
 
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one message, extensions, trailer and CRC included
 MAX_PACKAGE = 15 * 1024 * 1024  # bytes of a pipeline package; leaves room for the control message around it
+MAX_SESSION_WINDOW = 1024  # ids of ONCE requests that one session can have unsettled
+MAX_ARRIVED_BITS = 1024  # fragments that the bitmap of a GRANT or RESEND can speak of
+MAX_TENANT = 64  # bytes of UTF-8 in a tenant's name
+FIRST_FRAGMENTS = 32  # fragments of a message that are sent before its receiver has said how many it takes
 MAX_DETAIL = 512  # bytes of UTF-8 in the body of a reply whose status is not OK
 MIN_MTU = 576  # bytes of PDU that every link must carry; IPv4's own minimum
 MAX_FRAGMENT_SIZE = 0xFFFF  # bytes
@@ -137,33 +141,57 @@ EXTENSION_BLOCK = Layout(
 MAX_EXTENSION_BLOCK = 1024
 
 
+ARRIVED = Layout(
+    "arrived",
+    (
+        Field("opcode", 1, "Opcode of the message whose fragments these are."),
+        Field("reserved", 1, "0; ignored."),
+        Field("window", 2, "Fragments from `base` on that may be under way; at least 1."),
+        Field("base", 4, "Every fragment before this one has arrived."),
+    ),
+)
+
+
 class Opcode(IntEnum):
-    """What a message is. A request's reply has the same number with bit 7 set."""
+    """What a message is: a request, its reply (the same number with bit 7 set), or a notice, which has no reply."""
 
     DISCOVER = 0x01
     OPEN = 0x02
     CLOSE = 0x03
     CONTROL = 0x04
     INFER = 0x10
+    CANCEL = 0x20
+    SETTLE = 0x21
+    RESEND = 0x22
     ANNOUNCE = 0x81
     OPENED = 0x82
     CLOSED = 0x83
     CONTROLLED = 0x84
     RESULT = 0x90
+    WORKING = 0xA0
+    UNKNOWN = 0xA1
+    GRANT = 0xA2
 
 
 REPLY_BIT = 0x80
+NOTICE_BIT = 0x20
 OPCODE_MEANING = {
     Opcode.DISCOVER: "Who is there? Broadcast or unicast.",
     Opcode.OPEN: "Open a session.",
     Opcode.CLOSE: "End a session.",
     Opcode.CONTROL: "An operation of the control plane.",
     Opcode.INFER: "Run a pipeline on the body.",
+    Opcode.CANCEL: "The answer to this request is not wanted any more.",
+    Opcode.SETTLE: "Answers to ONCE requests up to this id need not be kept any more.",
+    Opcode.RESEND: "What has arrived of the answer to this request; send the rest.",
     Opcode.ANNOUNCE: "Answer to DISCOVER; with request 0, a beacon at boot.",
     Opcode.OPENED: "Answer to OPEN.",
     Opcode.CLOSED: "Answer to CLOSE.",
     Opcode.CONTROLLED: "Answer to CONTROL.",
     Opcode.RESULT: "Answer to INFER.",
+    Opcode.WORKING: "This request is whole and will be answered; ask again after retry_after at the earliest.",
+    Opcode.UNKNOWN: "Nothing is known of this request any more; send it again from its first fragment.",
+    Opcode.GRANT: "What has arrived of this request; send the rest, as much as the window allows.",
 }
 
 
@@ -173,13 +201,15 @@ class Flag(IntFlag, boundary=STRICT):
     CRC = 0x0001
     TRAILER = 0x0002
     EXTENSION = 0x0004
+    ONCE = 0x0008
 
 
-KNOWN_FLAGS = int(Flag.CRC | Flag.TRAILER | Flag.EXTENSION)
+KNOWN_FLAGS = int(Flag.CRC | Flag.TRAILER | Flag.EXTENSION | Flag.ONCE)
 FLAG_MEANING = {
     Flag.CRC: "The message ends in a CRC-32C; the reply shall too.",
     Flag.TRAILER: "Request: the reply shall have a trailer. Reply: it has one.",
     Flag.EXTENSION: "The message begins with an extension block.",
+    Flag.ONCE: "INFER: executed at most once, and its answer kept. RESULT: it answers such a request.",
 }
 
 
@@ -191,6 +221,7 @@ class Status(IntEnum):
     DEADLINE_EXCEEDED = 17
     UNAVAILABLE = 18
     INTERNAL = 19
+    CANCELLED = 20
     MALFORMED = 32
     UNKNOWN_OPCODE = 33
     UNSUPPORTED_FLAG = 34
@@ -214,6 +245,7 @@ STATUS_MEANING = {
     Status.DEADLINE_EXCEEDED: "The deadline passed before the work was done, so it was not.",
     Status.UNAVAILABLE: "The part of the appliance that answers this is not running; try again.",
     Status.INTERNAL: "The appliance failed; its log says why.",
+    Status.CANCELLED: "The requester cancelled it before it was done.",
     Status.MALFORMED: "The message contradicts itself or its opcode.",
     Status.UNKNOWN_OPCODE: "The opcode is not one that this appliance serves.",
     Status.UNSUPPORTED_FLAG: "A flag is set that this appliance does not know.",
@@ -246,6 +278,9 @@ class DropReason(IntEnum):
     DISCOVERY_RATE = 8
     UNANSWERABLE = 9
     MAILBOX_FULL = 10
+    DUPLICATE = 11
+    OUTDATED = 12
+    NOT_KNOWN = 13
 
 
 DROP_MEANING = {
@@ -260,4 +295,7 @@ DROP_MEANING = {
     DropReason.DISCOVERY_RATE: "More discovery queries than are answered in a second.",
     DropReason.UNANSWERABLE: "The frame's source is no one's address, so nobody could be answered.",
     DropReason.MAILBOX_FULL: "A discovery query, and the firmware has not read those before it.",
+    DropReason.DUPLICATE: "A copy of a ONCE request that is known: told so, or given the same answer again.",
+    DropReason.OUTDATED: "A copy of a ONCE request that its session's window has left behind.",
+    DropReason.NOT_KNOWN: "A notice about a session or request that is not known.",
 }

@@ -12,11 +12,23 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TypeVar
 
+from host_sdk.wire.exchange.states import (
+    REQUEST_ACTION_MEANING,
+    REQUEST_EVENT_MEANING,
+    REQUEST_RULES,
+    REQUEST_STATE_MEANING,
+    SLOT_ACTION_MEANING,
+    SLOT_EVENT_MEANING,
+    SLOT_RULES,
+    SLOT_STATE_MEANING,
+)
 from host_sdk.wire.schema import (
+    ARRIVED,
     DROP_MEANING,
     EXTENSION,
     EXTENSION_BLOCK,
     FLAG_MEANING,
+    NOTICE_BIT,
     OPCODE_MEANING,
     REPLY_BIT,
     REPLY_HEADER,
@@ -30,6 +42,9 @@ from host_sdk.wire.schema import (
 )
 
 Code = TypeVar("Code", bound=IntEnum)
+State = TypeVar("State", bound=IntEnum)
+Event = TypeVar("Event", bound=IntEnum)
+Action = TypeVar("Action", bound=IntEnum)
 
 WORD = 4  # bytes in a row of the picture
 _CELL = 2  # characters of a bit
@@ -62,11 +77,41 @@ def opcode_table() -> str:
     """Return a table with one row for each request and its reply."""
     rows = []
     for opcode in Opcode:
-        if not opcode & REPLY_BIT:
+        if not opcode & (REPLY_BIT | NOTICE_BIT):
             reply = Opcode(opcode | REPLY_BIT)
             codes = (f"0x{opcode:02x}", f"`{opcode.name}`", OPCODE_MEANING[opcode])
             rows.append((*codes, f"0x{reply:02x}", f"`{reply.name}`", OPCODE_MEANING[reply]))
     return markdown_table(("Request", "Name", "Meaning", "Reply", "Name", "Meaning"), rows)
+
+
+def notice_table() -> str:
+    """Return a table with one row for each notice: who sends it, and what it means."""
+    rows = []
+    for opcode in Opcode:
+        if opcode & NOTICE_BIT:
+            sender = "responder" if opcode & REPLY_BIT else "requester"
+            rows.append((f"0x{opcode:02x}", f"`{opcode.name}`", sender, OPCODE_MEANING[opcode]))
+    return markdown_table(("Notice", "Name", "Sent by", "Meaning"), rows)
+
+
+def rules_table(
+    rules: Mapping[tuple[State, Event], tuple[Action, State]],
+    states: Mapping[State, str],
+    events: Mapping[Event, str],
+    actions: Mapping[Action, str],
+) -> str:
+    """Return a state machine: one row for each event that does anything in a state, and what becomes of it."""
+    rows = []
+    for (state, event), (action, after) in rules.items():
+        if action or state != after:
+            then = "stays" if state == after else after.name.lower()
+            rows.append((state.name.lower(), events[event], actions[action], then))
+    meanings = [(state.name.lower(), meaning) for state, meaning in states.items()]
+    return (
+        markdown_table(("State", "Meaning"), meanings)
+        + "\n"
+        + markdown_table(("State", "Event", "What is done", "State then"), rows)
+    )
 
 
 def flag_table() -> str:
@@ -112,6 +157,12 @@ def generated() -> dict[str, str]:
         "trailer": layout_table(TRAILER),
         "extension": layout_table(EXTENSION_BLOCK) + "\n" + layout_table(EXTENSION),
         "opcodes": opcode_table(),
+        "notices": notice_table(),
+        "arrived": layout_table(ARRIVED),
+        "slot-states": rules_table(SLOT_RULES, SLOT_STATE_MEANING, SLOT_EVENT_MEANING, SLOT_ACTION_MEANING),
+        "request-states": rules_table(
+            REQUEST_RULES, REQUEST_STATE_MEANING, REQUEST_EVENT_MEANING, REQUEST_ACTION_MEANING
+        ),
         "flags": flag_table(),
         "statuses": code_table("Status", STATUS_MEANING),
         "drop-reasons": code_table("Reason", DROP_MEANING),

@@ -109,7 +109,7 @@ def test_any_extension_block_is_one_or_malformed(size: int, rest: bytes) -> None
 @pytest.mark.parametrize(
     ("header", "payload", "status"),
     [
-        (replace(INFER, flags=0x8), b"", Status.UNSUPPORTED_FLAG),
+        (replace(INFER, flags=0x10), b"", Status.UNSUPPORTED_FLAG),
         (replace(INFER, flags=0x8001), b"", Status.UNSUPPORTED_FLAG),  # before the CRC is looked for
         (replace(INFER, flags=Flag.CRC), b"abc", Status.MALFORMED),
         (replace(INFER, flags=Flag.CRC), b"abcd", Status.BAD_CRC),
