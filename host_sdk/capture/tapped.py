@@ -34,6 +34,7 @@ class TappedUdpLink:
         self._file: BinaryIO = path.open("wb")
         self._file.write(_FILE_HEADER)
         self.kind, self.address, self.mtu, self.smallest = link.kind, link.address, link.mtu, link.smallest
+        self.capacity = link.capacity
         self.fileno, self.wait, self.allocate = link.fileno, link.wait, link.allocate
         self.format_address, self.parse_address = link.format_address, link.parse_address
 

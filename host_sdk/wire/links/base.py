@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BROADCAST = 0xFFFF_FFFF_FFFF  # peer key that stands for everybody on the link
-BURST = 64  # frames that a link hands over at most at one call
+BURST = 256  # frames that a link hands over at most at one call
 
 
 @dataclass(slots=True)
@@ -44,6 +44,15 @@ class FrameBatch:
         return self.memory[start : start + int(self.lengths[index])]
 
 
+def records(memory: NDArray[np.uint8], width: int) -> NDArray[np.void]:
+    """Return a memory as overlapping records of ``width`` bytes, one at every byte where a whole one fits.
+
+    Indexed by starts they are gathered or scattered in one operation. A link's memory has ``mtu`` bytes from each
+    start on, so a burst can be copied at the width of its longest PDU.
+    """
+    return np.ndarray((len(memory) - width + 1,), np.dtype((np.void, width)), memory, 0, (1,))
+
+
 EMPTY = FrameBatch(np.empty(0, np.uint8), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64))
 
 
@@ -58,6 +67,7 @@ class LinkStatistics:
         tx_bytes: Bytes of their PDUs.
         rx_drops: Frames lost before the owner saw them, by the reason that the kernel or the link gives.
         tx_drops: Frames that could not be sent, by reason.
+        faults: Frames that a link with faults delivered otherwise than they were, by direction and fault.
     """
 
     rx_frames: int = 0
@@ -66,6 +76,7 @@ class LinkStatistics:
     tx_bytes: int = 0
     rx_drops: dict[str, int] = field(default_factory=dict)
     tx_drops: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
 
 
 class Link(Protocol):
@@ -89,6 +100,10 @@ class Link(Protocol):
     @property
     def smallest(self) -> int:
         """Bytes up to which a frame may be padded: 46 on Ethernet, 0 elsewhere."""
+
+    @property
+    def capacity(self) -> int:
+        """Frames of any size that can wait, beside those in the owner's hands, before one is dropped; a safe guess."""
 
     def fileno(self) -> int:
         """Return the descriptor that polls readable when frames have arrived."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from host_sdk.wire import schema
 from host_sdk.wire.errors import ClosedError, ConfigError, MtuError
-from host_sdk.wire.links.base import BROADCAST, BURST, EMPTY, FrameBatch, LinkStatistics
+from host_sdk.wire.links.base import BROADCAST, BURST, EMPTY, FrameBatch, LinkStatistics, records
 from host_sdk.wire.links.ethernet import format_mac, parse_mac
 from host_sdk.wire.links.mmsg import count_drops
 from host_sdk.wire.links.waiting import Waiter
@@ -40,13 +40,13 @@ class MemorySwitch:
             queue: Frames that wait for the port at most; more are dropped and counted as ``queue_full``.
 
         Raises:
-            ConfigError: The address is taken or not unicast, or the queue is smaller than a burst.
+            ConfigError: The address is taken or not unicast, or the queue is shorter than two frames.
             MtuError: The mtu is below the protocol's minimum.
         """
         if mtu < schema.MIN_MTU:
             raise MtuError(f"a memory link carries PDUs of {schema.MIN_MTU} bytes or more, not {mtu}")
-        if queue < BURST:
-            raise ConfigError(f"a queue of {queue} frames is smaller than a burst, which is {BURST}")
+        if queue < 2:
+            raise ConfigError(f"a memory link needs a queue of 2 frames or more, not {queue}")
         with self._lock:
             if address is None:
                 address = next(free for free in range(_FIRST_ADDRESS, BROADCAST) if free not in self._ports)
@@ -85,13 +85,15 @@ class MemoryLink:
         self._lock = lock  # the switch's: guards the queue, whose ends are in different threads
         self._address = address
         self._mtu = mtu
-        self._queue: NDArray[np.uint8] = np.zeros((queue, mtu), np.uint8)
+        self._limit = queue
+        self._burst = min(BURST, queue // 2)
+        self._queue: NDArray[np.uint8] = np.zeros(queue * mtu, np.uint8)
         self._queued_lengths = np.zeros(queue, np.int64)
         self._queued_peers = np.zeros(queue, np.uint64)
         self._head = 0  # frames ever taken by the owner
         self._held = 0  # frames of the last batch, whose memory the owner may still read
         self._tail = 0  # frames ever queued
-        self._slab: NDArray[np.uint8] = np.zeros((BURST, mtu), np.uint8)
+        self._slab: NDArray[np.uint8] = np.zeros(BURST * mtu, np.uint8)
         self._starts = np.arange(BURST, dtype=np.int64) * mtu
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._waiter = Waiter(self._event)
@@ -113,6 +115,11 @@ class MemoryLink:
         """0: nothing is padded."""
         return 0
 
+    @property
+    def capacity(self) -> int:
+        """Frames of the queue but for a burst, which the owner may have in hand."""
+        return self._limit - self._burst
+
     def fileno(self) -> int:
         """Return the descriptor that polls readable while frames wait."""
         self._check_open()
@@ -133,31 +140,31 @@ class MemoryLink:
     def enqueue(self, batch: FrameBatch, chosen: NDArray[np.int64], source: int) -> None:
         """Copy the chosen frames into the queue while there is room; for the switch, which has the lock."""
         fitting = chosen[batch.lengths[chosen] <= self._mtu]
-        room = len(self._queue) - (self._tail - self._head + self._held)
+        room = self._limit - (self._tail - self._head + self._held)
         taken = fitting[:room]
         count_drops(self._counted.rx_drops, "too_large", len(chosen) - len(fitting))
         count_drops(self._counted.rx_drops, "queue_full", len(fitting) - len(taken))
         if not len(taken):
             return
-        rows = (self._tail + np.arange(len(taken))) % len(self._queue)
-        for row, index in zip(rows.tolist(), taken.tolist(), strict=True):
-            pdu = batch.pdu(index)
-            self._queue[row, : len(pdu)] = pdu
-        self._queued_lengths[rows] = batch.lengths[taken]
+        rows = (self._tail + np.arange(len(taken))) % self._limit
+        lengths = batch.lengths[taken]
+        width = max(int(lengths.max()), 1)
+        records(self._queue, width)[rows * self._mtu] = records(batch.memory, width)[batch.starts[taken]]
+        self._queued_lengths[rows] = lengths
         self._queued_peers[rows] = source
         if self._tail == self._head:
             os.eventfd_write(self._event, 1)
         self._tail += len(taken)
 
     def receive(self) -> FrameBatch:
-        """Return the PDUs that wait, up to BURST."""
+        """Return the PDUs that wait, up to a burst, which is no more than half of the queue."""
         self._check_open()
         with self._lock:
             self._held = 0
-            count = min(self._tail - self._head, BURST)
+            count = min(self._tail - self._head, self._burst)
             if not count:
                 return EMPTY
-            rows = (self._head + np.arange(count)) % len(self._queue)
+            rows = (self._head + np.arange(count)) % self._limit
             self._head += count
             self._held = count
             if self._head == self._tail:
@@ -165,14 +172,14 @@ class MemoryLink:
         lengths = self._queued_lengths[rows]
         self._counted.rx_frames += count
         self._counted.rx_bytes += int(lengths.sum())
-        return FrameBatch(self._queue.reshape(-1), rows * self._mtu, lengths, self._queued_peers[rows])
+        return FrameBatch(self._queue, rows * self._mtu, lengths, self._queued_peers[rows])
 
     def allocate(self, count: int) -> FrameBatch:
         """Return up to ``count`` buffers to write PDUs into."""
         self._check_open()
         count = min(count, BURST)
         empty = np.zeros(count, np.int64)
-        return FrameBatch(self._slab.reshape(-1), self._starts[:count], empty, np.zeros(count, np.uint64))
+        return FrameBatch(self._slab, self._starts[:count], empty, np.zeros(count, np.uint64))
 
     def send(self, batch: FrameBatch) -> int:
         """Hand frames to the switch, which takes all that are no longer than the mtu, and return how many."""

@@ -41,6 +41,10 @@ _BUFFER_SIZE = 8 << 20  # bytes asked of the kernel for each direction of a sock
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
+_PAGE = 4096
+_BLOCK_OVERHEAD = 640  # bytes in a frame's block beside its payload: headroom, headers, and what tells of more pages
+_BUFFER_OVERHEAD = 1024  # bytes beside the block: the socket buffer's structure and a head
+
 _FULL_WAITS = 4  # times that a send waits for room before it drops the rest
 _FULL_WAIT_NS = 250_000
 
@@ -198,6 +202,19 @@ def count_drops(drops: dict[str, int], reason: str, number: int) -> None:
     """Count ``number`` frames lost for a reason; none is no entry."""
     if number:
         drops[reason] = drops.get(reason, 0) + number
+
+
+def receive_capacity(sock: socket.socket, room: int) -> int:
+    """Return how many frames of ``room`` bytes of payload fit a socket's receive buffer for sure.
+
+    The kernel compares SO_RCVBUF with the memory that frames take (their truesize), not with their bytes. A frame
+    takes a block of a power of two for data, headroom and what belongs to it, or whole pages where a driver receives
+    into those, and beside it the socket buffer's own structure, and a small head. So each is taken to need the block
+    that holds it, a page at the least, and a kibibyte. Most take less: a full Ethernet frame on veth 2304 bytes of the
+    5120 that are reckoned here.
+    """
+    block = max(_PAGE, 1 << (room + _BLOCK_OVERHEAD - 1).bit_length())
+    return max(1, sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // (block + _BUFFER_OVERHEAD))
 
 
 def enlarge_buffers(sock: socket.socket) -> None:

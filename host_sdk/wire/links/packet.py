@@ -12,7 +12,7 @@ from host_sdk.wire.errors import LinkPrivilegeError
 from host_sdk.wire.links.base import EMPTY, FrameBatch, LinkStatistics
 from host_sdk.wire.links.ethernet import EthernetLink, open_interface
 from host_sdk.wire.links.interface import Interface, InterfaceWatch
-from host_sdk.wire.links.mmsg import MessageSocket, count_drops, enlarge_buffers
+from host_sdk.wire.links.mmsg import MessageSocket, count_drops, enlarge_buffers, receive_capacity
 from host_sdk.wire.schema import ETHERTYPE
 
 _SOL_PACKET = 263
@@ -72,6 +72,12 @@ class PacketLink(EthernetLink):
         self._received_from = self._messages.rx.addresses["address"]
         self._packet_types = self._messages.rx.addresses["packet"]
         self._counted = self._messages.counted
+        self._capacity = receive_capacity(self._socket, facts.mtu)
+
+    @property
+    def capacity(self) -> int:
+        """Full frames that the socket's receive buffer has room for; see :func:`receive_capacity`."""
+        return self._capacity
 
     def receive(self) -> FrameBatch:
         """Return the PDUs that have arrived for this interface's address or for everybody.

@@ -21,11 +21,14 @@ from host_sdk.wire.errors import (
     MtuError,
 )
 from host_sdk.wire.links.base import BROADCAST, EMPTY, FrameBatch, LinkStatistics
-from host_sdk.wire.links.mmsg import MessageSocket, count_drops, count_error, enlarge_buffers
+from host_sdk.wire.links.mmsg import MessageSocket, count_drops, count_error, enlarge_buffers, receive_capacity
 from host_sdk.wire.links.waiting import Waiter
 
 ETHERNET_MTU = 1472  # bytes: an Ethernet frame of 1500 without the headers of IPv4 and UDP
 LARGEST_MTU = 65507  # bytes: an IPv4 packet without its headers
+
+_FRAGMENT = 1480  # bytes of a datagram, UDP's header included, that each IP fragment carries over Ethernet
+_UDP_HEADER = 8
 
 _ADDRESS = np.dtype([("family", "=u2"), ("port", ">u2"), ("host", ">u4"), ("zero", "V8")])  # sockaddr_in
 
@@ -77,6 +80,9 @@ class UdpLink:
         bound_host, bound_port = self._socket.getsockname()
         self._address = _key(bound_host, bound_port)
         self._counted = self._messages.counted
+        fragments = -(-(mtu + _UDP_HEADER) // _FRAGMENT)
+        # A quarter of the buffer may be charged for datagrams that were read already: the kernel gives back in lumps.
+        self._capacity = max(1, receive_capacity(self._socket, min(mtu, _FRAGMENT)) * 3 // (4 * fragments))
         self._closed = False
 
     @property
@@ -93,6 +99,14 @@ class UdpLink:
     def smallest(self) -> int:
         """0: datagrams are not padded."""
         return 0
+
+    @property
+    def capacity(self) -> int:
+        """Full datagrams that the socket's receive buffer has room for, in as many fragments as Ethernet makes of them.
+
+        See :func:`receive_capacity`.
+        """
+        return self._capacity
 
     def fileno(self) -> int:
         """Return the descriptor that polls readable when datagrams have arrived."""

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import select
+import time
 
 from host_sdk.wire.errors import LinkError
 
@@ -21,6 +22,10 @@ class _Timespec(ctypes.Structure):
 _ppoll = _LIBC.ppoll
 _ppoll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_void_p)
 _ppoll.restype = ctypes.c_int
+_timerfd_create = _LIBC.timerfd_create
+_timerfd_create.argtypes = (ctypes.c_int, ctypes.c_int)
+_timerfd_settime = _LIBC.timerfd_settime
+_timerfd_settime.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
 
 class Waiter:
@@ -64,6 +69,32 @@ class Waiter:
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None
+
+
+class Timer:
+    """A descriptor that polls readable from a moment on, until it is set again."""
+
+    def __init__(self) -> None:
+        self._descriptor = int(_timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
+        if self._descriptor < 0:
+            raise LinkError(f"no timer for the link: {os.strerror(ctypes.get_errno())}")
+        self._setting = (_Timespec * 2)()  # interval, which stays 0, and time
+        self._setting_at = ctypes.addressof(self._setting)
+
+    def set(self, delay_ns: int | None) -> None:
+        """Let it be readable after so many ns; None: not at all."""
+        when = self._setting[1]
+        # A timer set to 0 is switched off.
+        when.tv_sec, when.tv_nsec = (0, 0) if delay_ns is None else divmod(max(delay_ns, 1), 1_000_000_000)
+        _timerfd_settime(self._descriptor, 0, self._setting_at, None)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._descriptor)
 
 
 def wait_events(polled_at: int, count: int, timeout_at: int | None) -> bool:

@@ -5,6 +5,7 @@ import copy
 import errno
 import os
 import socket
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +15,16 @@ from host_sdk.wire.links.base import BURST, EMPTY, FrameBatch, LinkStatistics
 from host_sdk.wire.links.ethernet import HEADER_SIZE, EthernetLink, open_interface
 from host_sdk.wire.links.interface import InterfaceWatch
 from host_sdk.wire.links.mmsg import count_drops
-from host_sdk.wire.links.rings import HEADROOM, INDEX, XdpSocket
+from host_sdk.wire.links.rings import HEADROOM, INDEX, RING_NEEDS_WAKEUP, XdpSocket
 from host_sdk.wire.links.steering import Mode, choose_chunk, steer, unlock_memory
 from host_sdk.wire.schema import ETHERTYPE
 
 UMEM_SIZE = 8 << 20  # bytes: as much as may be locked in a container by default
-_LEAST_CHUNKS = 4 * BURST  # for each direction a burst in the owner's hands and one in the kernel's
+_LEAST_CHUNKS = 256  # for each direction 64 frames in the owner's hands and 64 in the kernel's
 _RETRY_NS = 500_000  # pause before frames that the kernel did not take are offered again
 
+_ADDRESSES = struct.Struct(">QI").unpack_from  # of a frame: destination << 16 | source >> 32, rest of the source
+_DESTINATION = struct.Struct(">Q").pack_into
 _TWO_BYTES = np.uint64(16)
 _MAC_MASK = np.uint64(0xFFFF_FFFF_FFFF)
 _GONE = (errno.ENETDOWN, errno.ENXIO, errno.ENODEV)
@@ -95,8 +98,14 @@ class XdpLink(EthernetLink):
         half = chunks // 2
         self._fill.addresses[:] = np.arange(half) * chunk_size
         self._fill.producer[0] = half
+        self._burst = min(BURST, half // 2)
+        self._capacity = half - self._burst
+        self._ring_mask = half - 1
+        self._frames = umem.data
         self._rx_head = 0
         self._held = 0
+        self._received = (np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.uint64))
+        self._received_cells = [array.data for array in self._received]
         self._ones = np.ones(BURST, np.int64)
 
     def _prepare_sending(self, chunk_size: int, chunks: int, ethertype: int) -> None:
@@ -109,6 +118,9 @@ class XdpLink(EthernetLink):
         self._tx_done = 0
         self._slots = np.zeros(BURST, np.int64)
         self._peers = np.zeros(BURST, np.uint64)
+        self._free_cells = self._free.data
+        self._allocated = (np.zeros(1, np.int64), self._slots[:1], self._peers[:1])
+        self._allocated_cells = [array.data for array in self._allocated]
         # Ethernet's header is the same in all but for the destination.
         header = self._interface.address.to_bytes(6, "big") + ethertype.to_bytes(2, "big")
         rows = self._xsk.umem.reshape(chunks, chunk_size)[half:]
@@ -123,6 +135,11 @@ class XdpLink(EthernetLink):
         """How the XDP program runs: ``native`` or ``generic``."""
         return self._mode
 
+    @property
+    def capacity(self) -> int:
+        """Chunks for receiving but for a burst, which the owner may have in hand: exact, as a frame takes one chunk."""
+        return self._capacity
+
     def receive(self) -> FrameBatch:
         """Return the PDUs that have arrived for this interface's address or for everybody.
 
@@ -133,25 +150,53 @@ class XdpLink(EthernetLink):
             self._check_open()
         if self._tx_head != self._tx_done:
             self._flush()
-        rx, fill = self._rx, self._fill
         if self._held:  # the chunks of the last batch, which are written in the fill ring since then
+            fill = self._fill
             fill.producer[0] = (fill.producer[0] + self._held) & INDEX
             self._held = 0
-            if fill.needs_wakeup:
+            if fill.flags[0] & RING_NEEDS_WAKEUP:
                 self._wake_receiver()
-        count = (rx.producer[0] - self._rx_head) & INDEX
-        if not count:
-            self._note_idle()
-            return EMPTY
-        if count > BURST:
-            count = BURST
+        count = (self._rx.producer[0] - self._rx_head) & INDEX
+        if count == 1:
+            return self._receive_one()
+        if count:
+            return self._receive_burst(min(count, self._burst))
+        self._note_idle()
+        return EMPTY
+
+    def _receive_one(self) -> FrameBatch:
+        """Return the one frame that waits: as a burst of one, at a quarter of the time."""
+        rx, head = self._rx, self._rx_head
+        place = head & self._ring_mask
+        start = rx.cells[2 * place]
+        length = (rx.cells[2 * place + 1] & INDEX) - HEADER_SIZE
+        self._fill.cells[place] = start
+        destination, source = _ADDRESSES(self._frames, start)
+        self._rx_head = rx.consumer[0] = (head + 1) & INDEX
+        self._held = 1
+        starts, lengths, peers = self._received_cells
+        starts[0] = start
+        lengths[0] = length
+        peers[0] = (destination & 0xFFFF) << 32 | source
+        batch = FrameBatch(self._memory, *self._received)
+        if destination >> 16 != self.address:
+            batch = self._sift(batch)
+            if not len(batch):
+                return batch
+        counted = self._counted
+        counted.rx_frames += 1
+        counted.rx_bytes += length
+        return batch
+
+    def _receive_burst(self, count: int) -> FrameBatch:
+        rx = self._rx
         places = rx.places(self._rx_head, count)
         starts = rx.addresses[places].copy()
         lengths = rx.lengths[places].astype(np.int64)
         lengths -= HEADER_SIZE
         # Both rings have as many entries as there are chunks, so that an entry's place in the one is free in
         # the other. The kernel rounds an address down to its chunk.
-        fill.addresses[places] = starts
+        self._fill.addresses[places] = starts
         ours = np.left_shift(self._destinations[starts], _TWO_BYTES) == self._own
         peers = self._sources[starts].byteswap(inplace=True)
         peers &= _MAC_MASK
@@ -178,9 +223,15 @@ class XdpLink(EthernetLink):
             self._check_open()
         if self._tx_head != self._tx_done:
             self._flush()
-        self._reap()
-        count = min(count, BURST, self._free_count)
+        if self._completion.producer[0] != self._completion.consumer[0]:
+            self._reap()
         top = self._free_count
+        if count == 1 and top:
+            starts, slots, _ = self._allocated_cells
+            starts[0] = self._free_cells[top - 1]
+            slots[0] = 0
+            return FrameBatch(self._memory, *self._allocated)
+        count = min(count, BURST, top)
         lengths = self._slots[:count]
         lengths.fill(0)
         return FrameBatch(self._memory, self._free[top - count : top][::-1], lengths, self._peers[:count])
@@ -189,12 +240,15 @@ class XdpLink(EthernetLink):
         """Take back the chunks of frames that were sent."""
         ring = self._completion
         index = ring.consumer[0]
-        while count := min((ring.producer[0] - index) & INDEX, BURST):
+        while count := (ring.producer[0] - index) & INDEX:
             top = self._free_count
-            self._free[top : top + count] = ring.addresses[ring.places(index, count)]
+            if count == 1:
+                self._free_cells[top] = ring.cells[index & self._ring_mask]
+            else:
+                count = min(count, BURST)
+                self._free[top : top + count] = ring.addresses[ring.places(index, count)]
             self._free_count = top + count
-            index = (index + count) & INDEX
-            ring.consumer[0] = index
+            index = ring.consumer[0] = (index + count) & INDEX
 
     def send(self, batch: FrameBatch) -> int:
         """Send an allocated batch, or its first frames, and return how many frames the kernel took: all.
@@ -206,33 +260,42 @@ class XdpLink(EthernetLink):
         """
         if self._closed:
             self._check_open()
-        count = len(batch)
+        count = len(batch.starts)
         if not count:
             return 0
-        self._heads[batch.starts] = batch.peers.byteswap()
         tx = self._tx
-        places = tx.places(self._tx_head, count)
-        tx.addresses[places] = batch.starts
-        tx.lengths[places] = batch.lengths + HEADER_SIZE
+        if count == 1:
+            start, length = batch.starts.item(), batch.lengths.item()
+            _DESTINATION(self._frames, start - 2, batch.peers.item())
+            place = 2 * (self._tx_head & self._ring_mask)
+            tx.cells[place] = start
+            tx.cells[place + 1] = length + HEADER_SIZE
+        else:
+            self._heads[batch.starts] = batch.peers.byteswap()
+            places = tx.places(self._tx_head, count)
+            tx.addresses[places] = batch.starts
+            tx.lengths[places] = batch.lengths + HEADER_SIZE
+            length = int(batch.lengths.dot(self._ones[:count]))
         self._free_count -= count
-        self._tx_head = (self._tx_head + count) & INDEX
-        tx.producer[0] = self._tx_head
+        self._tx_head = tx.producer[0] = (self._tx_head + count) & INDEX
         self._counted.tx_frames += count
-        self._counted.tx_bytes += int(batch.lengths.dot(self._ones[:count]))
+        self._counted.tx_bytes += length
         self._flush()
         return count
 
     def _flush(self) -> None:
         """Have the kernel look at the TX ring, for as long as it makes headway."""
         tx = self._tx
-        while (done := tx.consumer[0]) != self._tx_head and tx.needs_wakeup:
+        done = tx.consumer[0]
+        while done != self._tx_head and tx.flags[0] & RING_NEEDS_WAKEUP:
             try:
                 self._kick(b"", socket.MSG_DONTWAIT)
             except OSError as error:
                 self._note_send_error(error)
-            if tx.consumer[0] == done:
+            before, done = done, tx.consumer[0]
+            if done == before:
                 break
-        self._tx_done = done if done == self._tx_head else tx.consumer[0]
+        self._tx_done = done
 
     def _note_send_error(self, error: OSError) -> None:
         if error.errno in _GONE:

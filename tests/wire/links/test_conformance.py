@@ -1,5 +1,7 @@
 """What every link does alike."""
 
+import contextlib
+import itertools
 import select
 import threading
 import time
@@ -12,14 +14,57 @@ import pytest
 
 from host_sdk.wire.errors import ClosedError, ConfigError
 from host_sdk.wire.links.base import BROADCAST, BURST
-from tests.rig.wires import QUIET, SECOND, WIRES, Wire, assert_quiet, collect, fill, send
+from host_sdk.wire.links.faults import Faults
+from host_sdk.wire.links.faulty import FaultyLink
+from tests.rig.wires import (
+    QUIET,
+    SECOND,
+    WIRES,
+    Wire,
+    assert_quiet,
+    collect,
+    fill,
+    memory_wire,
+    needs_root,
+    send,
+    xdp_wire,
+)
 
 PATTERN = bytes(range(256)) * 300
 
 
-@pytest.fixture(params=WIRES)
+Make = Callable[[], AbstractContextManager[Wire]]
+
+
+def faulty(make: Make, faults: Faults) -> Make:
+    """Wires of which every link has faults."""
+
+    @contextlib.contextmanager
+    def made() -> Iterator[Wire]:
+        with make() as wire:
+            links = [
+                FaultyLink(link, faults, faults, 1, time.monotonic_ns) for link in (wire.one, wire.two, wire.three)
+            ]
+            try:
+                yield Wire(*links)
+            finally:
+                for link in links:
+                    link.close()
+
+    return made
+
+
+NO_FAULTS, RARE_FAULT = Faults(), Faults(nth=frozenset({10**9}))
+FAULTY = [
+    pytest.param(faulty(memory_wire, NO_FAULTS), id="faulty-memory"),
+    pytest.param(faulty(memory_wire, RARE_FAULT), id="faulty-memory-rare"),
+    pytest.param(faulty(xdp_wire, RARE_FAULT), id="faulty-xdp-rare", marks=needs_root),
+]
+
+
+@pytest.fixture(params=[*WIRES, *FAULTY])
 def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
-    make: Callable[[], AbstractContextManager[Wire]] = request.param
+    make: Make = request.param
     with make() as wire:
         yield wire
 
@@ -83,13 +128,17 @@ def test_only_the_first_frames_of_a_batch_can_be_sent(wire: Wire) -> None:
     assert [pdu for _, pdu in collect(wire.two, 8)] == burst
 
 
-def test_more_than_all_rings_hold_goes_through(wire: Wire) -> None:
+@pytest.mark.parametrize("sizes", [[37], [1], [1, 2, 1, 1, 200, 3]], ids=["batches", "single", "mixed"])
+def test_more_than_all_rings_hold_goes_through(wire: Wire, sizes: list[int]) -> None:
     """Several times around the largest ring, in batches that do not divide it."""
-    total, size = 9000, 37
+    total = 9000
     sent: list[bytes] = []
     received: list[bytes] = []
-    while len(received) < total:
-        part = [number.to_bytes(4, "big") * 16 for number in range(len(sent), min(len(sent) + size, total))]
+    for size in itertools.cycle(sizes):
+        if len(received) >= total:
+            break
+        numbers = range(len(sent), min(len(sent) + size, total))
+        part = [number.to_bytes(4, "big") * (16 + number % 5) for number in numbers]
         assert send(wire.one, part, wire.two.address) == len(part)
         sent += part
         got = collect(wire.two, len(part))
@@ -103,6 +152,39 @@ def test_the_largest_pdu_passes_in_a_full_burst(wire: Wire) -> None:
     large = [bytes([number]) * wire.one.mtu for number in range(BURST)]
     assert send(wire.one, large, wire.two.address) == BURST
     assert [pdu for _, pdu in collect(wire.two, BURST)] == large
+
+
+def test_as_many_frames_as_its_capacity_wait_for_an_owner_who_is_busy(wire: Wire) -> None:
+    """Full frames, beside a burst in the owner's hands; and so again while the owner has read the half of them."""
+    link, mtu = wire.two, wire.one.mtu
+    numbers = itertools.count()
+
+    def load(count: int) -> list[bytes]:
+        pdus = [next(numbers).to_bytes(4, "big") + bytes(mtu - 4) for _ in range(count)]
+        assert send(wire.one, pdus, link.address) == count
+        return pdus
+
+    assert link.capacity >= 64
+    burst = load(min(BURST, link.capacity))
+    assert link.wait(SECOND)
+    held = link.receive()
+    assert 0 < len(held) <= len(burst)
+    waiting = burst[len(held) :] + load(link.capacity - (len(burst) - len(held)))
+    assert [held.pdu(index).tobytes() for index in range(len(held))] == burst[: len(held)]
+    for _ in range(5):
+        got = [pdu for _, pdu in collect(link, len(waiting) // 2)]
+        assert got == waiting[: len(got)], f"lost: {link.statistics()}"
+        waiting = waiting[len(got) :] + load(len(got))
+    assert [pdu for _, pdu in collect(link, len(waiting))] == waiting, f"lost: {link.statistics()}"
+    assert link.statistics().rx_drops == {}
+
+
+def test_a_received_batch_has_room_for_the_mtu_behind_every_start(wire: Wire) -> None:
+    send(wire.one, pdus(BURST), wire.two.address)
+    assert wire.two.wait(SECOND)
+    batch = wire.two.receive()
+    assert len(batch)
+    assert int(batch.starts.max()) + wire.two.mtu <= len(batch.memory)
 
 
 def test_short_pdus_arrive_as_they_are_or_padded(wire: Wire) -> None:

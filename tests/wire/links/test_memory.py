@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from host_sdk.wire.errors import ConfigError, MtuError
-from host_sdk.wire.links.base import BROADCAST, BURST
+from host_sdk.wire.links.base import BROADCAST
 from host_sdk.wire.links.memory import MemorySwitch
 from tests.rig.wires import SECOND, closing, collect, send
 
@@ -18,7 +18,8 @@ def test_a_full_queue_drops_and_counts() -> None:
         assert two.statistics().rx_drops == {"queue_full": 50}
         assert [pdu for _, pdu in collect(two, 100)] == numbered[:100]
         send(one, numbered[:100], two.address)
-        assert len(collect(two, 100)) == 100 - 36, "the batch in the owner's hands still takes room"
+        assert len(collect(two, 100)) == 50, "the batch in the owner's hands still takes room"
+        assert two.capacity == 50
 
 
 def test_a_port_with_a_smaller_mtu_drops_and_counts() -> None:
@@ -56,8 +57,8 @@ def test_addresses_are_given_and_checked() -> None:
             assert again.address == 0x0200_0000_0002
     with pytest.raises(MtuError, match="576 bytes or more, not 575"):
         switch.attach(mtu=575)
-    with pytest.raises(ConfigError, match="smaller than a burst"):
-        switch.attach(queue=BURST - 1)
+    with pytest.raises(ConfigError, match="queue of 2 frames or more, not 1"):
+        switch.attach(queue=1)
 
 
 def test_ports_may_be_in_different_threads() -> None:
