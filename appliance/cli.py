@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
@@ -27,12 +28,18 @@ from firmware.boot.rom import boot
 from firmware.image import IMAGE_OBJECT, build_image
 from host_sdk.wire.errors import ConfigError, NapuError
 from host_sdk.wire.links.auto import SPECS, open_link
+from host_sdk.wire.links.base import Link
+from host_sdk.wire.links.faults import parse_faults
+from host_sdk.wire.links.faulty import FaultyLink
 
 FACTORY_OBJECT = "board/factory"
 DEVICE_OBJECT = "board/device"
 READY_TIMEOUT_S = 20.0
 EXIT_USAGE = 2
 EXIT_FAILED = 1
+# With threads for the DLA: how soon one that comes back from the model gets the interpreter from a dataplane that looks
+# for frames all the time. Python's own 5 ms are many inferences long.
+SWITCH_INTERVAL_S = 0.0002
 
 _log = logging.getLogger("napu-node")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -82,6 +89,15 @@ def node(
     ] = "napu-s",
     backend: Annotated[str, typer.Option(help=f"DLA backend: {', '.join(BACKENDS)}.")] = "litert",
     poll: Annotated[str, typer.Option(help=f"How it waits for frames: {', '.join(POLL_MODES)}.")] = "adaptive",
+    dla_threads: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="DLA cores that run at once, a thread for each; 1 is on the dataplane's."),
+    ] = 1,
+    faults_in: Annotated[
+        str, typer.Option(help="Damage to do to frames that arrive: loss=5%,duplicate=2%,reorder=5%,delay=1ms,…")
+    ] = "",
+    faults_out: Annotated[str, typer.Option(help="Damage to do to frames that are sent.")] = "",
+    fault_seed: Annotated[int, typer.Option(help="Seed of the damage: the same frames get the same.")] = 0,
     name: Annotated[str, typer.Option(help="Name for people; the address by default.")] = "",
     pipeline: Annotated[
         list[Path] | None,
@@ -105,14 +121,25 @@ def node(
         _log.info("link: %s", choice.reason)
         # Over UDP many nodes may be bound to the same address, each on a machine of its own.
         device_id = store.read(DEVICE_OBJECT).decode() if choice.link.kind == "udp" else ""
-        options = DeviceOptions(name, backend, poll, device_id)
-        device = Device(hardware, choice.link, store, launcher(store), WallClock(), options)
+        options = DeviceOptions(name, backend, poll, device_id, dla_threads=dla_threads)
+        if dla_threads > 1:
+            sys.setswitchinterval(SWITCH_INTERVAL_S)
+        wire = _damaged(choice.link, faults_in, faults_out, fault_seed)
+        device = Device(hardware, wire, store, launcher(store), WallClock(), options)
         stack.callback(device.close)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: device.stop())
         if owner_fd >= 0:
             threading.Thread(target=_stop_with_owner, args=(owner_fd, device), daemon=True).start()
         _serve(device, ready_fd)
+
+
+def _damaged(link: Link, faults_in: str, faults_out: str, seed: int) -> Link:
+    """Return a link with the damage that was asked for, or as it is where none was."""
+    if not faults_in and not faults_out:
+        return link
+    _log.warning("frames are damaged on purpose: in %s; out %s", faults_in or "not", faults_out or "not")
+    return FaultyLink(link, parse_faults(faults_out), parse_faults(faults_in), seed, time.monotonic_ns)
 
 
 def _stop_with_owner(owner_fd: int, device: Device) -> None:

@@ -10,6 +10,8 @@ from appliance.board.flash import Flash
 from appliance.board.mailbox import Letter, Mailbox
 from appliance.board.process import Launcher
 from appliance.clock import Clock
+from appliance.dataplane.answers import ROWS, AnswerWindows
+from appliance.dataplane.cores import Cores, InlineCore, ThreadedCores
 from appliance.dataplane.counters import Counters
 from appliance.dataplane.energy import HardwareModel
 from appliance.dataplane.loop import Dataplane
@@ -17,6 +19,7 @@ from appliance.dataplane.queue import JobQueue
 from appliance.dataplane.sessions import SessionTable
 from appliance.dataplane.state import State
 from appliance.dataplane.table import Loaded, PipelineTable
+from appliance.dataplane.tenants import TenantTable
 from appliance.dla.backends import load_backend
 from appliance.dla.base import Accelerator
 from appliance.dla.trial import try_model
@@ -25,7 +28,8 @@ from appliance.profile import Profile
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
 from host_sdk.wire.links.base import Link
-from host_sdk.wire.message import Message
+from host_sdk.wire.message import Message, fragment_size_for
+from host_sdk.wire.schema import HEADER_SIZE
 
 # How long the dataplane looks for more frames, in ns, before it sleeps.
 POLL_MODES = {"block": 0, "adaptive": 100_000, "busy": float("inf")}
@@ -73,6 +77,8 @@ class DeviceOptions:
         backend: DLA backend, one of dla.base.BACKENDS.
         poll: How the dataplane waits, one of POLL_MODES.
         seed: Of session ids; None takes one from the system.
+        dla_threads: DLA cores that run at once; 1 runs batches on the dataplane's own thread, which is best for one
+            processor.
     """
 
     name: str = ""
@@ -80,6 +86,7 @@ class DeviceOptions:
     poll: str = "adaptive"
     device_id: str = ""
     seed: int | None = None
+    dla_threads: int = 1
 
 
 class Device:
@@ -114,7 +121,9 @@ class Device:
         limits = profile.limits
         self._state = State(
             counters=Counters(),
-            sessions=SessionTable(limits.sessions, random.Random(self._options.seed)),  # noqa: S311 - no secret
+            sessions=SessionTable(limits.sessions, random.Random(self._options.seed), limits.credits),  # noqa: S311
+            answers=AnswerWindows(limits.sessions, limits.session_window, limits.kept_answers_bytes),
+            tenants=TenantTable(profile.tenants),
             table=PipelineTable(limits.pipelines),
             reassembler=Reassembler(
                 ReassemblyLimits(
@@ -124,13 +133,20 @@ class Device:
                 )
             ),
             control=self._way,
-            credits=limits.credits,
+            frames=link.capacity,
+            answer_row=min(ROWS[-1], HEADER_SIZE + fragment_size_for(link.mtu)),
+            session_fragments=min(limits.session_fragments, max(1, link.capacity // 2)),
             discovery_per_s=limits.discovery_per_s,
+            queue_wait_ns=limits.queue_wait_ms * 1_000_000,
+            session_idle_ns=limits.session_idle_s * 1_000_000_000,
         )
         linger_ns = POLL_MODES.get(self._options.poll)
         if linger_ns is None:
             raise ConfigError(f"no poll mode is called {self._options.poll}; there are: {', '.join(POLL_MODES)}")
-        self._dataplane = Dataplane(link, clock, self._state, HardwareModel(profile), linger_ns)
+        cores: Cores = InlineCore(clock)
+        if self._options.dla_threads > 1:
+            cores = ThreadedCores(self._options.dla_threads, clock)
+        self._dataplane = Dataplane(link, clock, self._state, HardwareModel(profile), cores, linger_ns)
         self.board = Board(flash, self._mailbox, self, launcher, clock)
         self._way.board = self.board
 
@@ -187,7 +203,8 @@ class Device:
             "reassembling": len(self._state.reassembler),
             "reassembly_bytes": self._state.reassembler.memory,
         }
-        return {**self._state.counters.snapshot(), **state, **link_counters}
+        kept = {"answers_kept_bytes": self._state.answers.held, "collecting": self._dataplane.collecting}
+        return {**self._state.counters.snapshot(), **state, **kept, **link_counters}
 
     def load_pipeline(self, package: bytes) -> dict[str, object]:
         """Compile a package and serve it, in place of one of the same name; return its description.
@@ -200,7 +217,10 @@ class Device:
             old = self._state.table.named(compiled.manifest.name)
             pipeline = replace(compiled, handle=self._state.table.next_handle(old))
             depth = max(1, min(self._profile.limits.queue_depth, MAX_QUEUED_BYTES // max(1, pipeline.max_body)))
-            new = Loaded(pipeline, JobQueue(depth, pipeline.input_size))
+            more = range(1, self._options.dla_threads)
+            others = tuple(replace(pipeline, accelerator=pipeline.accelerator.copy()) for _ in more)
+            weights = self._state.tenants.weights
+            new = Loaded(pipeline, JobQueue(depth, pipeline.input_size, weights), others)
             self._dataplane.call(lambda: self._replace(old, new))
         return pipeline.description()
 

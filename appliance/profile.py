@@ -1,7 +1,7 @@
 """Hardware as data: what a board is made of, how fast and how hungry its parts are, and where its limits lie."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,33 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the emulated board; counts, bytes and ms as the names say."""
+    """Bounds of the emulated board; counts, bytes, ms and s as the names say.
+
+    Attributes:
+        sessions: Sessions that can be open at once.
+        credits: Requests that a session may have outstanding.
+        session_window: How far the ids of a session's *once* requests that are not settled may lie apart.
+        session_fragments: Fragments of a session's requests that may be under way.
+        session_idle_s: After so long without use a session ends.
+        kept_answers_bytes: Memory for kept answers that are too long for a session's window.
+        queue_depth: Requests that can wait for a pipeline.
+        queue_wait_ms: No more wait than are served in this time, at the pipeline's present pace.
+        max_message: Longest message that is taken.
+        reassembly_bytes: Memory of unfinished messages.
+        reassembly_timeout_ms: Age at which an unfinished message is given up.
+        discovery_per_s: DISCOVER queries that are answered in a second.
+        flash_bytes: Size of the flash.
+        pipelines: Pipelines that can be loaded at once.
+    """
 
     sessions: int
     credits: int
+    session_window: int
+    session_fragments: int
+    session_idle_s: int
+    kept_answers_bytes: int
     queue_depth: int
+    queue_wait_ms: int
     max_message: int
     reassembly_bytes: int
     reassembly_timeout_ms: int
@@ -36,7 +58,12 @@ class Limits:
 _RANGES = {
     "sessions": (1, 65535),
     "credits": (1, 255),
+    "session_window": (1, 1024),
+    "session_fragments": (1, 65535),
+    "session_idle_s": (60, 86_400),
+    "kept_answers_bytes": (0, 1 << 36),
     "queue_depth": (1, 65536),
+    "queue_wait_ms": (1, 60_000),
     "max_message": (65536, MAX_MESSAGE),
     "reassembly_bytes": (1 << 20, 1 << 32),
     "reassembly_timeout_ms": (10, 60_000),
@@ -44,6 +71,9 @@ _RANGES = {
     "flash_bytes": (1 << 20, 1 << 36),
     "pipelines": (1, 255),
 }
+MAX_TENANTS = 64
+MAX_TENANT_NAME = 64  # bytes of UTF-8
+MAX_WEIGHT = 1000
 _FIGURES = {
     "port": ("rate_gbps", "watts"),
     "image_engine": ("megapixels_per_s", "watts"),
@@ -60,12 +90,14 @@ class Profile:
     Attributes:
         figures: Part and property to assumption, for example ``("dla", "watts")``.
         limits: Bounds of memory and count.
+        tenants: Name to weight of those who share the board; all others are one more, ``default``.
     """
 
     name: str
     description: str
     figures: dict[tuple[str, str], Figure]
     limits: Limits
+    tenants: dict[str, int] = field(default_factory=dict)
 
     def value(self, part: str, name: str) -> float:
         """Return the value of an assumption."""
@@ -112,18 +144,41 @@ def parse_profile(data: dict[str, Any]) -> Profile:
         ConfigError: Something is missing, unknown or out of range.
     """
     expected = {"name", "description", "limits", *_FIGURES}
-    if set(data) != expected:
-        wrong = ", ".join(sorted(set(data) ^ expected))
+    if set(data) - {"tenants"} != expected:
+        wrong = ", ".join(sorted(set(data) - {"tenants"} ^ expected))
         raise ConfigError(f"missing or unknown: {wrong}")
     figures = {(part, name): _figure(data[part], part, name) for part, names in _FIGURES.items() for name in names}
+    limits, tenants = _limits(data["limits"]), _tenants(data.get("tenants", {}))
+    return Profile(str(data["name"]), str(data["description"]), figures, limits, tenants)
+
+
+def _limits(table: Any) -> Limits:
     names = {entry.name for entry in fields(Limits)}
-    if not isinstance(data["limits"], dict) or set(data["limits"]) != names:
+    if not isinstance(table, dict) or set(table) != names:
         raise ConfigError(f"[limits] needs exactly: {', '.join(sorted(names))}")
-    for name, value in data["limits"].items():
+    for name, value in table.items():
         low, high = _RANGES[name]
         if type(value) is not int or not low <= value <= high:
             raise ConfigError(f"limits.{name} must be a whole number from {low} to {high}, not {value!r}")
-    return Profile(str(data["name"]), str(data["description"]), figures, Limits(**data["limits"]))
+    limits = Limits(**table)
+    window = limits.session_window
+    if window & (window - 1) or window < limits.credits:
+        raise ConfigError(f"limits.session_window must be a power of two, at least limits.credits, not {window}")
+    return limits
+
+
+def _tenants(table: Any) -> dict[str, int]:
+    if not isinstance(table, dict) or len(table) > MAX_TENANTS:
+        raise ConfigError(f"[tenants] must be a table of at most {MAX_TENANTS} names; take some out")
+    weights = {}
+    for name, entry in table.items():
+        if not 0 < len(name.encode()) <= MAX_TENANT_NAME:
+            raise ConfigError(f"a tenant's name must be of 1 to {MAX_TENANT_NAME} bytes, not {name!r}")
+        weight = entry.get("weight") if isinstance(entry, dict) and len(entry) == 1 else None
+        if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
+            raise ConfigError(f"tenants.{name} must be {{ weight = … }}, a whole number from 1 to {MAX_WEIGHT}")
+        weights[name] = weight
+    return weights
 
 
 def _figure(table: Any, part: str, name: str) -> Figure:

@@ -26,21 +26,41 @@ class Counters:
         self.discoveries = 0
         self.energy_nj = 0
         self.tx_dropped = 0
+        self.replays = 0
+        self.notices = 0
+        self.expired_in_queue = 0
+        self.expired_before_dla = 0
+        self.expired_after_dla = 0
+        self.evicted = 0
+        self.sessions_expired = 0
 
     def frames(self, reasons: NDArray[np.uint8]) -> None:
         """Count a batch of frames by their DropReason, uint8 [n]."""
         self._frames += np.bincount(reasons, minlength=len(DropReason)).astype(np.uint64)
 
-    def answered(self, count: int) -> None:
-        """Count frames that the fast path accepted and answered OK."""
+    def answered(self, count: int, frames: int) -> None:
+        """Count requests that the fast path answered OK, and the frames among theirs that nobody has counted yet."""
         self.fast_answers += count
-        self._frames[DropReason.ACCEPTED] += np.uint64(count)
+        self._frames[DropReason.ACCEPTED] += np.uint64(frames)
         self._answers[_STATUSES[Status.OK]] += np.uint64(count)
+
+    def refused(self, count: int, status: Status) -> None:
+        """Count requests of one frame each that the fast path accepted as frames and refused."""
+        self._frames[DropReason.ACCEPTED] += np.uint64(count)
+        self._answers[_STATUSES[status]] += np.uint64(count)
 
     def move(self, reason: DropReason, count: int = 1) -> None:
         """Count frames that were accepted at first glance under the reason found later."""
         self._frames[DropReason.ACCEPTED] -= np.uint64(count)
         self._frames[reason] += np.uint64(count)
+
+    def unaccept(self) -> None:
+        """Take back a frame that was counted as accepted: another room counts it."""
+        self._frames[DropReason.ACCEPTED] -= np.uint64(1)
+
+    def accept(self) -> None:
+        """Count one frame as accepted."""
+        self._frames[DropReason.ACCEPTED] += np.uint64(1)
 
     def answers(self, statuses: NDArray[np.uint16]) -> None:
         """Count a batch of answers by their status, uint16 [n]."""
@@ -64,4 +84,11 @@ class Counters:
             "discoveries": self.discoveries,
             "energy_nj": self.energy_nj,
             "tx_dropped": self.tx_dropped,
+            "replays": self.replays,
+            "notices": self.notices,
+            "expired_in_queue": self.expired_in_queue,
+            "expired_before_dla": self.expired_before_dla,
+            "expired_after_dla": self.expired_after_dla,
+            "evicted": self.evicted,
+            "sessions_expired": self.sessions_expired,
         }

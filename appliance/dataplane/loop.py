@@ -8,19 +8,27 @@ from concurrent.futures import Future
 from typing import Any
 
 from appliance.clock import Clock
+from appliance.dataplane.admission import Admitter
+from appliance.dataplane.copies import Copies
+from appliance.dataplane.cores import Cores
 from appliance.dataplane.energy import HardwareModel
 from appliance.dataplane.fastpath import FastPath
 from appliance.dataplane.intake import Intake
+from appliance.dataplane.landing import Landing
+from appliance.dataplane.messages import Messages, Rooms
+from appliance.dataplane.notices import Notices
 from appliance.dataplane.refusal import Refusals
 from appliance.dataplane.replies import ReplyWriter
 from appliance.dataplane.service import Service
 from appliance.dataplane.state import State
 from appliance.dataplane.table import Loaded
-from host_sdk.wire.links.base import Link
+from host_sdk.wire.links.base import FrameBatch, Link
 from host_sdk.wire.links.waiting import Waiter
 from host_sdk.wire.message import fragment_size_for
 
 CALL_TIMEOUT_S = 10.0
+HOUSEKEEPING_NS = 100_000_000  # how often credits are shared out anew
+SWEEP_NS = 1_000_000_000  # how often idle sessions are looked for
 _WAKE = 2  # of the descriptors that are waited for
 
 
@@ -32,20 +40,30 @@ class Dataplane:
         clock: Time of arrivals, deadlines and stages.
         state: Sessions, pipelines, counters and the way to the firmware.
         model: Modelled times and energy.
+        cores: What executes batches; closed with the dataplane.
         linger_ns: How long it looks for more before it sleeps; saves the next request a wake-up.
     """
 
-    def __init__(self, link: Link, clock: Clock, state: State, model: HardwareModel, linger_ns: float = 0) -> None:
+    def __init__(
+        self, link: Link, clock: Clock, state: State, model: HardwareModel, cores: Cores, linger_ns: float = 0
+    ) -> None:
         self._linger_ns = linger_ns
-        self._link, self._clock, self._state = link, clock, state
-        self._replies = ReplyWriter(link, state.counters)
-        refusals = Refusals(self._replies, state.credits)
-        self._intake = Intake(link, clock, state, self._replies, refusals)
-        self._service = Service(clock, state, self._replies, refusals, model)
-        self._fast = FastPath(link, clock, state, self._replies, model)
+        self._link, self._clock, self._state, self._cores = link, clock, state, cores
+        self._replies = replies = ReplyWriter(link, state.counters, state.answers)
+        refusals, copies = Refusals(replies, state), Copies(state, replies)
+        self._service = Service(clock, state, replies, model, cores)
+        self._landing = Landing(clock, state, refusals, copies, link.smallest)
+        self._fast = FastPath(link, clock, state, replies, model, self._landing, inline=cores.inline)
+        admitter = Admitter(clock, state, refusals, copies, self._service)
+        notices = Notices(state, copies, self._landing, self._service, replies)
+        rooms = Rooms(self._fast, admitter, self._landing, copies, notices, refusals, replies)
+        self._messages = Messages(link, state, rooms)
+        self._intake = Intake(link, clock, state, refusals, admitter, self._messages)
+        self._keep_house_at = self._sweep_at = 0
         self._calls: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._waiter = Waiter(link.fileno(), state.control.reply_fd, self._wake_fd)
+        descriptors = (link.fileno(), state.control.reply_fd, self._wake_fd)
+        self._waiter = Waiter(*descriptors, *((cores.fileno,) if cores.fileno >= 0 else ()))
         self._stopping = False
         self._thread: int | None = None
 
@@ -80,16 +98,38 @@ class Dataplane:
         batch = self._link.receive()
         now = self._clock.now_ns()
         if len(batch):
-            served = self._fast.serve(batch, now)
-            if served < len(batch):
-                self._intake.frames(batch.after(served), now)
+            self._take(batch, now)
             now = self._clock.now_ns()
-        self._intake.expire(now)
+        if now >= self._keep_house_at:
+            self._keep_house(now)
         timer = self._service.next_timer()
         due = timer is not None and timer <= now
         if due:
             self._service.serve()
-        return bool(self._attend() or due or len(batch))
+        ended = 0 if self._cores.inline else self._service.collect()
+        return bool(self._attend() or due or ended or len(batch))
+
+    def _take(self, batch: FrameBatch, now: int) -> None:
+        """Give runs of one flow to the fast path, and what is left to the general one."""
+        taken = 0
+        while taken < len(batch):
+            served = self._fast.serve(batch.after(taken) if taken else batch, now)
+            if served == 0:
+                self._intake.frames(batch.after(taken) if taken else batch, now)
+                return
+            taken += served
+
+    def _keep_house(self, now: int) -> None:
+        """Give up what is too old, share out credits, close idle sessions."""
+        state = self._state
+        self._messages.expire(now)
+        state.sessions.credits_for(state.frames, now)
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_NS
+            idle = state.sessions.expire(now, state.session_idle_ns)
+            state.counters.sessions_expired += len(idle)
+            self._messages.ended(idle)
+        self._keep_house_at = now + HOUSEKEEPING_NS
 
     def stop(self) -> None:
         """Make run return; from any thread or signal handler."""
@@ -126,9 +166,16 @@ class Dataplane:
         """Take a pipeline out of the table and refuse what waits for it; on the dataplane's thread."""
         self._state.table.remove(loaded)
         self._service.withdraw(loaded)
+        self._landing.withdraw(loaded)
+
+    @property
+    def collecting(self) -> int:
+        """Requests of many frames that are not whole."""
+        return len(self._landing)
 
     def close(self) -> None:
         """Give the descriptors back; after run has returned."""
+        self._cores.close()
         descriptor, self._wake_fd = self._wake_fd, -1
         os.close(descriptor)
 
@@ -148,7 +195,7 @@ class Dataplane:
 
     def _sleep(self) -> None:
         """Wait for frames, letters, calls or the next timer."""
-        timers = (self._service.next_timer(), self._state.reassembler.next_timer())
+        timers = (self._service.next_timer(), self._state.reassembler.next_timer(), self._landing.next_timer())
         timer = min((entry for entry in timers if entry is not None), default=None)
         timeout = None if timer is None else max(0, timer - self._clock.now_ns())
         if self._waiter.wait(timeout) and self._waiter.ready(_WAKE):

@@ -4,21 +4,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.dataplane.replies import ReplyWriter, reply_headers
+from appliance.dataplane.state import State
 from host_sdk.wire.header import Header
 from host_sdk.wire.message import Message
 from host_sdk.wire.schema import MAX_DETAIL, MAX_FRAGMENT_SIZE, REPLY_BIT, Flag, Opcode, Status
 
 
 class Refusals:
-    """Refuses requests, one by one with a sentence or by the batch without.
+    """Refuses requests that were not taken, one by one with a sentence or by the batch without.
 
     Args:
         replies: Where the answers go.
-        credit: What every answer grants.
+        state: What every answer grants.
     """
 
-    def __init__(self, replies: ReplyWriter, credit: int) -> None:
-        self._replies, self._credit = replies, credit
+    def __init__(self, replies: ReplyWriter, state: State) -> None:
+        self._replies, self._state = replies, state
 
     def batch(
         self, peers: NDArray[np.uint64], requests: NDArray[np.void], status: Status, retry_after: int = 0
@@ -33,38 +34,37 @@ class Refusals:
         """
         if len(peers) == 0:
             return
-        headers = reply_headers(len(peers), Opcode.RESULT, status, self._credit)
-        for name in ("request", "session", "priority"):
-            headers[name] = requests[name]
-        headers["flags"] = requests["flags"] & Flag.CRC
+        headers = refusal_headers(requests, status, self._state.credits)
         headers["retry_after"] = retry_after
         self._replies.batch(peers, headers, np.zeros((len(peers), 0), np.uint8))
 
     def one(self, peer: int, request: Header, status: Status, detail: str = "", retry_after: int = 0) -> None:
         """Refuse one request with a sentence."""
-        header = answer_header(request, status, self._credit, retry_after)
-        body = detail.encode()[:MAX_DETAIL].decode("utf-8", "ignore").encode()
-        self._replies.message(peer, Message(header, body), MAX_FRAGMENT_SIZE)
+        header = answer_header(request, status, self._state.credits, retry_after)
+        self._replies.message(peer, Message(header, sentence(detail)), MAX_FRAGMENT_SIZE)
 
-    def job(self, job: np.void, pipeline: int, status: Status, detail: str) -> None:
-        """Refuse one INFER that was queued, with a sentence."""
-        request = Header(
-            opcode=Opcode.INFER,
-            request=int(job["request"]),
-            flags=int(job["flags"]),
-            session=int(job["session"]),
-            pipeline=pipeline,
-            priority=int(job["priority"]),
-        )
-        self.one(int(job["peer"]), request, status, detail)
+
+def refusal_headers(requests: NDArray[np.void], status: Status, credit: int) -> NDArray[np.void]:
+    """Return the headers of answers that refuse INFER requests, HEADER_DTYPE [n]."""
+    headers = reply_headers(len(requests), Opcode.RESULT, status, credit)
+    for name in ("request", "session", "priority"):
+        headers[name] = requests[name]
+    headers["flags"] = requests["flags"] & (Flag.CRC | Flag.ONCE)
+    return headers
+
+
+def sentence(detail: str, longest: int = MAX_DETAIL) -> bytes:
+    """Return a sentence as the body of a refusal, cut between characters where it is too long."""
+    return detail.encode()[:longest].decode("utf-8", "ignore").encode()
 
 
 def answer_header(request: Header, status: Status, credit: int, retry_after: int = 0) -> Header:
     """Return the header of the answer to a request."""
+    once = Flag.ONCE if request.opcode == Opcode.INFER else 0
     return Header(
         opcode=request.opcode | REPLY_BIT,
         request=request.request,
-        flags=request.flags & Flag.CRC,
+        flags=request.flags & (Flag.CRC | once),
         session=request.session,
         pipeline=request.pipeline,
         priority=request.priority,

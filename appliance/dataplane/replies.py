@@ -1,17 +1,23 @@
 """Replies: headers written in place for a whole batch, or one message at a time where it needs fragments."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.dataplane.answers import ROWS, AnswerWindows
 from appliance.dataplane.counters import Counters
-from appliance.dataplane.records import StridedView
-from host_sdk.wire.header import HEADER_DTYPE, scalar_header
+from host_sdk.wire.header import HEADER_DTYPE, Header, scalar_header
 from host_sdk.wire.links.base import Link
-from host_sdk.wire.message import Message, batch_crcs, encode_message, fragment_frames, fragment_size_for
+from host_sdk.wire.message import Message, crcs_of, encode_message, fragment_frames, fragment_size_for
+from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import (
     CRC_SIZE,
     HEADER_SIZE,
     MAX_FRAGMENT_SIZE,
+    NOTICE_BIT,
+    REPLY_BIT,
     TRAILER,
     VERSION,
     Flag,
@@ -22,6 +28,8 @@ from host_sdk.wire.schema import (
 # A full transmit ring is waited for so often and so long before frames are dropped and counted.
 TX_TRIES = 200
 TX_WAIT_NS = 500_000
+_CRC, _TRAILER, _PARTS = int(Flag.CRC), int(Flag.TRAILER), int(Flag.CRC | Flag.TRAILER)
+_CREDITS = HEADER_DTYPE.fields["credits"][1] if HEADER_DTYPE.fields else 0  # offset in a PDU
 
 
 def reply_headers(count: int, opcode: Opcode, status: Status, credit: int) -> NDArray[np.void]:
@@ -35,16 +43,30 @@ def reply_headers(count: int, opcode: Opcode, status: Status, credit: int) -> ND
     return headers
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Where final answers are kept: places int64 [n], -1 for those of *datagram* requests, and ids uint64 [n]."""
+
+    places: NDArray[np.int64]
+    ids: NDArray[np.uint64]
+    fragments: NDArray[np.uint16]  # that each requester takes unasked
+
+    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> "Keep":
+        """Return what is said of the answers at ``index``."""
+        return Keep(self.places[index], self.ids[index], self.fragments[index])
+
+
 class ReplyWriter:
-    """Writes replies to a link and counts them.
+    """Writes replies to a link, counts them, and keeps those that may be asked for again.
 
     Args:
         link: Where they go.
         counters: Where they are counted.
+        answers: Where they are kept.
     """
 
-    def __init__(self, link: Link, counters: Counters) -> None:
-        self._link, self._counters = link, counters
+    def __init__(self, link: Link, counters: Counters, answers: AnswerWindows) -> None:
+        self._link, self._counters, self._answers = link, counters, answers
         self._own_fragment_size = fragment_size_for(link.mtu)
         self._records: dict[int, StridedView] = {}  # by size: at most one for each size that fits a frame
 
@@ -54,6 +76,7 @@ class ReplyWriter:
         headers: NDArray[np.void],
         bodies: NDArray[np.uint8],
         trailers: NDArray[np.void] | None = None,
+        keep: Keep | None = None,
     ) -> None:
         """Send one reply to each peer.
 
@@ -62,42 +85,80 @@ class ReplyWriter:
             headers: HEADER_DTYPE [n], complete but for flags TRAILER and length; with flag CRC a CRC is added.
             bodies: uint8 [n, m], m may be 0.
             trailers: TRAILER_DTYPE [n], sent where the header has flag TRAILER.
+            keep: Where they are kept, if they are final answers.
         """
         self._counters.answers(headers["status"].astype(np.uint16))
-        kinds = headers["flags"] & (Flag.CRC | Flag.TRAILER)
-        for kind in sorted(set(kinds.tolist())):  # nearly always one
-            chosen = np.flatnonzero(kinds == kind)
-            parts = [bodies[chosen]]
-            if kind & Flag.TRAILER:
+        kinds = headers["flags"] & _PARTS
+        found = sorted(set(kinds.tolist()))
+        for kind in found:  # nearly always one
+            parts = [bodies]
+            if kind & _TRAILER:
                 if trailers is None:
                     raise ValueError("a header announces a trailer and there is none")
-                parts.append(trailers[chosen].view(np.uint8).reshape(len(chosen), TRAILER.size))
-            self._uniform(peers[chosen], headers[chosen], np.concatenate(parts, axis=1), bool(kind & Flag.CRC))
+                parts.append(trailers.view(np.uint8).reshape(len(trailers), TRAILER.size))
+            if len(found) == 1:
+                self._uniform(peers, headers, parts, keep, crc=bool(kind & _CRC))
+                return
+            chosen = np.flatnonzero(kinds == kind)
+            chosen_keep = keep.take(chosen) if keep else None
+            chosen_parts = [part[chosen] for part in parts]
+            self._uniform(peers[chosen], headers[chosen], chosen_parts, chosen_keep, crc=bool(kind & _CRC))
 
     def _uniform(
-        self, peers: NDArray[np.uint64], headers: NDArray[np.void], payloads: NDArray[np.uint8], crc: bool
+        self,
+        peers: NDArray[np.uint64],
+        headers: NDArray[np.void],
+        parts: list[NDArray[np.uint8]],
+        keep: Keep | None,
+        *,
+        crc: bool,
     ) -> None:
         """Send replies of equal size and with the same parts."""
-        length = payloads.shape[1] + (CRC_SIZE if crc else 0)
-        headers["length"] = length
         limits = np.minimum(headers["fragment_size"], self._own_fragment_size)
+        headers["length"] = length = sum(part.shape[1] for part in parts) + (CRC_SIZE if crc else 0)
         headers["fragment_size"] = limits
-        if crc:
-            payloads = np.concatenate((payloads, self._crcs(headers, payloads)), axis=1)
-        fits = length <= limits
-        for index in np.flatnonzero(~fits).tolist():
-            self._fragmented(int(peers[index]), headers[index], payloads[index])
         raw = headers.view(np.uint8).reshape(len(headers), HEADER_SIZE)
-        whole = np.concatenate((raw, payloads), axis=1)[fits]
+        whole = np.concatenate((raw, *parts, np.empty((len(raw), CRC_SIZE if crc else 0), np.uint8)), axis=1)
+        if crc:
+            seal(whole)
+        fits = length <= limits
+        if not fits.all():
+            self._fragmented(np.flatnonzero(~fits), peers, headers, whole, keep)
+            peers, whole, keep = peers[fits], whole[fits], keep.take(fits) if keep else None
         if len(whole):
-            self.transmit(peers[fits], whole.view(np.dtype((np.void, whole.shape[1])))[:, 0])
+            pdus = whole.view(np.dtype((np.void, whole.shape[1])))[:, 0]
+            if keep:
+                self._keep(keep, pdus)
+            self.transmit(peers, pdus)
 
-    def _crcs(self, headers: NDArray[np.void], payloads: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the CRC of each reply, uint8 [n, 4]."""
-        count, size = payloads.shape
-        starts = np.arange(count) * size
-        crcs = batch_crcs(headers, np.ascontiguousarray(payloads).reshape(-1), starts, np.full(count, size))
-        return crcs.astype(">u4").view(np.uint8).reshape(-1, CRC_SIZE)
+    def _keep(self, keep: Keep, pdus: NDArray[np.void]) -> None:
+        """Keep answers of one frame each."""
+        once = keep.places >= 0
+        if not once.all():
+            keep, pdus = keep.take(once), pdus[once]
+        if pdus.dtype.itemsize <= ROWS[-1]:
+            self._answers.keep(keep.places, keep.ids, pdus)
+            return
+        for place, number, pdu in zip(keep.places.tolist(), keep.ids.tolist(), pdus, strict=True):
+            header = scalar_header(np.frombuffer(pdu.tobytes()[:HEADER_SIZE], HEADER_DTYPE)[0])
+            self._answers.keep_one(place, number, header, pdu.tobytes()[HEADER_SIZE:])
+
+    def _fragmented(
+        self,
+        index: NDArray[np.intp],
+        peers: NDArray[np.uint64],
+        headers: NDArray[np.void],
+        whole: NDArray[np.uint8],
+        keep: Keep | None,
+    ) -> None:
+        """Send answers that need several frames: all of them, or as many as are taken unasked of one that is kept."""
+        for at in index.tolist():
+            header, payload = scalar_header(headers[at]), whole[at, HEADER_SIZE:].tobytes()
+            which = range(header.fragments)
+            if keep and keep.places[at] >= 0:
+                self._answers.keep_one(int(keep.places[at]), int(keep.ids[at]), header, payload)
+                which = range(min(header.fragments, int(keep.fragments[at])))
+            self.fragments(int(peers[at]), header, payload, which)
 
     def transmit(self, peers: NDArray[np.uint64] | int, pdus: NDArray[np.void]) -> bool:
         """Send equal-sized PDUs, waiting a bounded time for room; return whether all were sent.
@@ -126,8 +187,16 @@ class ReplyWriter:
                 return False
         return True
 
-    def _fragmented(self, peer: int, header: np.void, payload: NDArray[np.uint8]) -> None:
-        self._pdus(peer, list(fragment_frames(scalar_header(header), payload.tobytes())))
+    def fragments(self, peer: int, header: Header, payload: bytes, which: Iterable[int]) -> None:
+        """Send some fragments of a message."""
+        size = header.fragment_size
+        pdus = [replace(header, fragment=at).encode() + payload[at * size : (at + 1) * size] for at in which]
+        self._pdus(peer, pdus)
+
+    def again(self, peer: int, pdu: bytes) -> None:
+        """Send a PDU that was sent before."""
+        self._counters.replays += 1
+        self._pdus(peer, [pdu])
 
     def _pdus(self, peer: int, pdus: list[bytes]) -> None:
         for index, pdu in enumerate(pdus):
@@ -135,9 +204,24 @@ class ReplyWriter:
                 self._counters.tx_dropped += len(pdus) - index - 1  # useless without the one that was dropped
                 return
 
+    def encode(self, message: Message, fragment_size: int = MAX_FRAGMENT_SIZE) -> bytes:
+        """Return the PDU of a message of one fragment."""
+        header, payload = encode_message(message, min(fragment_size, self._own_fragment_size))
+        return header.encode() + payload
+
     def message(self, peer: int, message: Message, fragment_size: int = MAX_FRAGMENT_SIZE) -> None:
-        """Send one message, in as many fragments as it needs."""
-        if message.header.is_reply:
+        """Send one message, in as many fragments as it needs; replies are counted."""
+        opcode = message.header.opcode
+        if opcode & REPLY_BIT and not opcode & NOTICE_BIT:
             self._counters.answer(message.header.status)
         header, payload = encode_message(message, min(fragment_size, self._own_fragment_size))
         self._pdus(peer, list(fragment_frames(header, payload)))
+
+
+def seal(pdus: NDArray[np.uint8]) -> None:
+    """Write the CRC of whole messages, uint8 [n, PDU], into their last bytes."""
+    granted = pdus[:, _CREDITS].copy()
+    pdus[:, _CREDITS] = 0  # not covered
+    crcs = crcs_of(pdus, pdus.shape[1] - CRC_SIZE)
+    pdus[:, -CRC_SIZE:] = crcs.astype(">u4").view(np.uint8).reshape(-1, CRC_SIZE)
+    pdus[:, _CREDITS] = granted

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from appliance.dataplane.answers import AnswerWindows
 from appliance.dataplane.counters import Counters
 from appliance.dataplane.sessions import SessionTable
 from appliance.dataplane.table import PipelineTable
+from appliance.dataplane.tenants import TenantTable
 from host_sdk.wire.exchange.reassembly import Reassembler
 from host_sdk.wire.message import Message
 
@@ -37,14 +39,29 @@ class State:
     """What the rooms of the dataplane share.
 
     Attributes:
-        credits: Requests that a session may have outstanding.
+        frames: PDUs that the link can hold; what is granted to sessions is cut from it.
+        answer_row: Bytes of the longest PDU whose answer is kept in a row.
+        session_fragments: Fragments of one session's requests that may be under way.
         discovery_per_s: DISCOVER queries that are answered in a second.
+        queue_wait_ns: How long a request may have to wait, by what the pipeline took lately.
+        session_idle_ns: After so long an idle session is closed.
     """
 
     counters: Counters
     sessions: SessionTable
+    answers: AnswerWindows
+    tenants: TenantTable
     table: PipelineTable
     reassembler: Reassembler
     control: ControlPlane
-    credits: int
+    frames: int
+    answer_row: int
+    session_fragments: int
     discovery_per_s: int
+    queue_wait_ns: int
+    session_idle_ns: int
+
+    @property
+    def credits(self) -> int:
+        """Requests that a session may have outstanding."""
+        return self.sessions.granted

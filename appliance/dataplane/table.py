@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from appliance.dataplane.queue import JobQueue
 from appliance.pipelines.pipeline import Pipeline
 from host_sdk.wire.errors import ConfigError
+from host_sdk.wire.schema import RETRY_AFTER_UNIT_US
 
 SLOTS = 256
 GENERATIONS = 256
@@ -16,12 +17,24 @@ class Loaded:
     """A pipeline and the requests that wait for it.
 
     Attributes:
+        others: The same pipeline on the DLA cores after the first, where each has a thread of its own.
         pace_ns: Smoothed ns that one request took lately; what retry_after is cut from.
     """
 
     pipeline: Pipeline
     queue: JobQueue
+    others: tuple[Pipeline, ...] = ()
     pace_ns: float = 100_000.0
+
+    def on_core(self, core: int) -> Pipeline:
+        """Return the pipeline as one DLA core runs it."""
+        return self.others[core - 1] if core else self.pipeline
+
+    @property
+    def retry_after(self) -> int:
+        """When about half of what waits will have been served, in units of 100 µs."""
+        wait_ns = self.pace_ns * max(1, len(self.queue)) / 2
+        return min(max(1, int(wait_ns / (RETRY_AFTER_UNIT_US * 1000))), 0xFFFF)
 
     def served(self, count: int, took_ns: int) -> None:
         """Take a batch into the pace."""
@@ -44,11 +57,12 @@ class PipelineTable:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._slots: dict[int, Loaded] = {}
+        self._all: tuple[Loaded, ...] = ()
         self._generations = [0] * SLOTS
         self.version = 0
 
     def __iter__(self) -> Iterator[Loaded]:
-        return iter(list(self._slots.values()))
+        return iter(self._all)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -83,10 +97,12 @@ class PipelineTable:
         self.version += 1
         self._generations[slot] = loaded.pipeline.handle // SLOTS
         self._slots[slot] = loaded
+        self._all = tuple(self._slots.values())
 
     def remove(self, loaded: Loaded) -> None:
         """Empty the slot of a pipeline."""
         slot = loaded.pipeline.handle % SLOTS
         if self._slots.get(slot) is loaded:
             del self._slots[slot]
+            self._all = tuple(self._slots.values())
             self.version += 1

@@ -58,5 +58,8 @@ class Accelerator(Protocol):
             DeviceError: The model failed on an input, such as an index outside its table.
         """
 
+    def copy(self) -> "Accelerator":
+        """Return another one of the same model, that runs at the same time."""
+
 
 Loader = Callable[[bytes, int], Accelerator]

@@ -27,4 +27,10 @@ class Identity:
     def describe(self) -> dict[str, Any]:
         """Return the map of ANNOUNCE: device, name, address, profile, link, mtu, credits, protocol and so on."""
         served = [{key: pipeline[key] for key in ("name", "handle", "digest")} for pipeline in self._hal.pipelines()]
-        return {**self._constant, "pipelines": served}
+        counters = {name: count for name, count in self._hal.counters().items() if count and _of_discovery(name)}
+        return {**self._constant, "pipelines": served, "counters": counters}
+
+
+def _of_discovery(name: str) -> bool:
+    """Return whether a counter is told to whoever asks who is there: frames and answers by what became of them."""
+    return name.startswith(("frames_", "answers_", "link_rx_", "link_tx_", "rx_frames", "tx_dropped"))

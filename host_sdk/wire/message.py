@@ -130,6 +130,21 @@ def batch_crcs(
     return np.array(crcs, np.uint32)
 
 
+def crcs_of(pdus: NDArray[np.uint8], end: int) -> NDArray[np.uint32]:
+    """Return :func:`message_crc` of whole messages of one PDU each, whose ``fragment`` and ``credits`` are 0.
+
+    Args:
+        pdus: uint8 [n, m].
+        end: Bytes of each that the CRC covers.
+    """
+    raw, size = pdus.tobytes(), pdus.shape[1]
+    value, extend = google_crc32c.value, google_crc32c.extend
+    crcs = [
+        extend(value(raw[at + HEADER_SIZE : at + end]), raw[at : at + HEADER_SIZE]) for at in range(0, len(raw), size)
+    ]
+    return np.array(crcs, np.uint32)
+
+
 def _encode_extensions(extensions: tuple[Extension, ...]) -> bytes:
     parts = []
     for extension in extensions:

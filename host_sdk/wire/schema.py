@@ -182,7 +182,7 @@ OPCODE_MEANING = {
     Opcode.CONTROL: "An operation of the control plane.",
     Opcode.INFER: "Run a pipeline on the body.",
     Opcode.CANCEL: "The answer to this request is not wanted any more.",
-    Opcode.SETTLE: "Answers to ONCE requests up to this id need not be kept any more.",
+    Opcode.SETTLE: "Answers to ONCE requests up to this id, and those in a bitmap, need not be kept any more.",
     Opcode.RESEND: "What has arrived of the answer to this request; send the rest.",
     Opcode.ANNOUNCE: "Answer to DISCOVER; with request 0, a beacon at boot.",
     Opcode.OPENED: "Answer to OPEN.",

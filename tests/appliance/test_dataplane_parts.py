@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from appliance.dataplane.counters import Counters
-from appliance.dataplane.intake import TokenBucket
+from appliance.dataplane.messages import TokenBucket
 from appliance.dataplane.queue import JobQueue
 from appliance.dataplane.table import Loaded, PipelineTable
 from appliance.dla.backends import load_backend

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from appliance.dataplane.intake import RETRY_AFTER_UNIT_US
-from host_sdk.wire.schema import Status
+from host_sdk.wire.schema import RETRY_AFTER_UNIT_US, Status
 from tests.rig.frames import OPEN, Pdu, decode, message
 from tests.rig.packages import held_out, image_package, tensor_package
 from tests.rig.port import CRC_FLAG, Port, make_port
@@ -46,10 +45,10 @@ def test_a_deadline_that_passes_while_another_pipeline_runs_is_kept(
     assert slow is not None
     run = type(slow.pipeline).run
 
-    def slowly(pipeline: object, bodies: object, clock: object) -> object:
+    def slowly(pipeline: object, bodies: object, clock: object, standing: object = None) -> object:
         if pipeline is slow.pipeline:
             port.clock.advance(50_000_000)
-        return run(pipeline, bodies, clock)  # type: ignore[arg-type]
+        return run(pipeline, bodies, clock, standing)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(slow.pipeline), "run", slowly)
     handles = {entry["name"]: entry["handle"] for entry in port.device.pipelines()}
@@ -69,10 +68,10 @@ def test_a_body_that_finds_a_bug_costs_no_other_its_answer(port: Port, monkeypat
     assert loaded is not None
     run = type(loaded.pipeline).run
 
-    def buggy(pipeline: object, bodies: list[bytes], clock: object) -> object:
+    def buggy(pipeline: object, bodies: list[bytes], clock: object, standing: object = None) -> object:
         if b"bug" in bodies:
             raise AssertionError("nobody thought of this")
-        return run(pipeline, bodies, clock)  # type: ignore[arg-type]
+        return run(pipeline, bodies, clock, standing)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(loaded.pipeline), "run", buggy)
     bodies = [held_out()[0][1], b"bug", held_out()[1][1]]

@@ -32,6 +32,19 @@ def test_values_are_those_of_the_file(data: dict[str, Any]) -> None:
     assert profile.limits.sessions >= 10_000
 
 
+def test_limits_of_sessions_and_queues_are_those_of_the_protocol() -> None:
+    limits = load_profile("napu-s").limits
+    assert (limits.credits, limits.session_window, limits.session_fragments) == (64, 128, 256)
+    assert (limits.session_idle_s, limits.queue_wait_ms) == (300, 50)
+
+
+def test_tenants_are_optional_and_have_weights(tmp_path: Path) -> None:
+    assert load_profile("napu-s").tenants == {}
+    path = tmp_path / "shared.toml"
+    path.write_text(SHIPPED.read_text() + '[tenants]\nresearch = { weight = 3 }\n"büro" = { weight = 1000 }\n')
+    assert load_profile(str(path)).tenants == {"research": 3, "büro": 1000}
+
+
 def test_a_profile_of_the_users_own_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(SHIPPED.read_text().replace('"napu-s"', '"mine"'))
@@ -79,6 +92,26 @@ def edit(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, A
         (("limits", "max_message"), 65535, r"limits\.max_message must be a whole number from 65536 to 16777216"),
         (("limits", "max_message"), 16777217, r"limits\.max_message must be a whole number"),
         (("limits", "pipelines"), 256, r"limits\.pipelines must be a whole number from 1 to 255"),
+        (("limits", "session_window"), ..., r"\[limits\] needs exactly: .*session_window"),
+        (("limits", "session_window"), 2048, r"limits\.session_window must be a whole number from 1 to 1024"),
+        (("limits", "session_window"), 96, r"limits\.session_window must be a power of two, .* not 96"),
+        (("limits", "session_window"), 32, r"limits\.session_window must be .* at least limits\.credits, not 32"),
+        (("limits", "credits"), 129, r"limits\.session_window must be .* at least limits\.credits, not 128"),
+        (("limits", "session_fragments"), 0, r"limits\.session_fragments must be a whole number from 1 to 65535"),
+        (("limits", "session_idle_s"), 59, r"limits\.session_idle_s must be a whole number from 60 to 86400"),
+        (("limits", "kept_answers_bytes"), -1, r"limits\.kept_answers_bytes must be a whole number from 0"),
+        (("limits", "queue_wait_ms"), 0, r"limits\.queue_wait_ms must be a whole number from 1 to 60000"),
+        (("tenants",), 3, r"\[tenants\] must be a table of at most 64 names"),
+        (("tenants",), {f"t{n}": {"weight": 1} for n in range(65)}, r"at most 64 names"),
+        (("tenants",), {"": {"weight": 1}}, r"a tenant's name must be of 1 to 64 bytes, not ''"),
+        (("tenants",), {"é" * 33: {"weight": 1}}, r"a tenant's name must be of 1 to 64 bytes"),
+        (("tenants",), {"a": 3}, r"tenants\.a must be { weight"),
+        (("tenants",), {"a": {}}, r"tenants\.a must be { weight"),
+        (("tenants",), {"a": {"weight": 1, "colour": 2}}, r"tenants\.a must be { weight"),
+        (("tenants",), {"a": {"weight": 0}}, r"tenants\.a must be { weight = … }, a whole number from 1 to 1000"),
+        (("tenants",), {"a": {"weight": 1001}}, r"tenants\.a must be"),
+        (("tenants",), {"a": {"weight": 1.5}}, r"tenants\.a must be"),
+        (("tenants",), {"a": {"weight": True}}, r"tenants\.a must be"),
     ],
 )
 def test_each_mistake_is_named(data: dict[str, Any], path: tuple[str, ...], value: Any, message: str) -> None:

@@ -1,11 +1,13 @@
 """A device within this process, on a switch in memory and a virtual clock, and a host that makes its frames by hand."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+import appliance.device as device_module
 from appliance.board.flash import Flash
 from appliance.clock import VirtualClock
 from appliance.device import Device, DeviceOptions
@@ -14,6 +16,8 @@ from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
 from tests.rig.frames import INFER, OPEN, Pdu, decode, message
 
 TRAILER_FLAG, CRC_FLAG = 2, 1
+# A model is tried in a process of its own before it is loaded, which takes half a second: here once for each model.
+device_module.try_model = functools.cache(device_module.try_model)  # type: ignore[assignment]
 
 
 class Port:

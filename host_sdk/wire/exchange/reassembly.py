@@ -3,12 +3,16 @@
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from host_sdk.wire.errors import FrameError
 from host_sdk.wire.header import Header, check_length
 from host_sdk.wire.schema import HEADER_SIZE, MAX_MESSAGE, DropReason, Status
 
 FRAGMENT_OVERHEAD = 192  # bytes that a stored fragment costs besides its own: an object, a key, a dict entry
 MESSAGE_OVERHEAD = 768  # bytes that an unfinished message costs besides its fragments: header, key, two dictionaries
+MOST_FINISHED = 4096  # messages that are remembered as whole
 
 Key = tuple[int, int, int, int]  # peer, session, request, opcode
 
@@ -56,6 +60,7 @@ class Reassembler:
     def __init__(self, limits: ReassemblyLimits | None = None) -> None:
         self.limits = limits or ReassemblyLimits()
         self._partials: OrderedDict[Key, _Partial] = OrderedDict()  # oldest first
+        self._finished: OrderedDict[Key, int] = OrderedDict()  # when they were whole, oldest first
         self._held = 0
         self._held_by_peer: dict[int, int] = {}
 
@@ -102,24 +107,45 @@ class Reassembler:
         if len(partial.fragments) < header.fragments:
             return None
         self._forget(key)
+        self._finished[key] = now
+        self._finished.move_to_end(key)
+        if len(self._finished) > MOST_FINISHED:
+            self._finished.popitem(last=False)
         payload = b"".join(partial.fragments[index] for index in range(header.fragments))
         return Whole(payload, partial.began, header.fragments * HEADER_SIZE + len(payload))
 
-    def forget(self, peer: int, header: Header) -> None:
-        """Give up the unfinished message that a fragment belongs to, if there is one."""
-        key = (peer, header.session, header.request, header.opcode)
-        if key in self._partials:
-            self._forget(key)
+    def have(self, peer: int, header: Header) -> NDArray[np.bool_] | None:
+        """Return which fragments have arrived of the unfinished message that a fragment belongs to, bool [fragments]."""
+        partial = self._partials.get((peer, header.session, header.request, header.opcode))
+        if partial is None:
+            return None
+        have = np.zeros(partial.header.fragments, np.bool_)
+        have[list(partial.fragments)] = True
+        return have
+
+    def forget(self, peer: int, session: int, request: int, opcode: int) -> bool:
+        """Give up an unfinished message; return whether there was one."""
+        key = (peer, session, request, opcode)
+        if key not in self._partials:
+            return False
+        self._forget(key)
+        return True
 
     def expire(self, now: int) -> list[tuple[int, Header]]:
-        """Give up what is too old; return the peer and the shared header of each."""
+        """Give up what is too old; return the peer and the shared header of each.
+
+        Not of those that were whole shortly before: what arrived since then were late copies.
+        """
+        while self._finished and now - next(iter(self._finished.values())) >= 2 * self.limits.timeout_ns:
+            self._finished.popitem(last=False)
         expired = []
         while self._partials:
             key, partial = next(iter(self._partials.items()))
             if now - partial.began < self.limits.timeout_ns:
                 break
             self._forget(key)
-            expired.append((key[0], partial.header))
+            if key not in self._finished:
+                expired.append((key[0], partial.header))
         return expired
 
     def next_timer(self) -> int | None:

@@ -34,14 +34,16 @@ class SlotEvent(IntEnum):
     CANCEL = 2
     SETTLE = 3
     DONE = 4
+    DISPLACED = 5
 
 
 SLOT_EVENT_MEANING = {
     SlotEvent.REQUEST: "the whole request; once it was taken, any fragment of a copy",
     SlotEvent.RESEND: "RESEND",
     SlotEvent.CANCEL: "CANCEL",
-    SlotEvent.SETTLE: "SETTLE of its id or a higher one",
+    SlotEvent.SETTLE: "a SETTLE that names it",
     SlotEvent.DONE: "its answer is ready",
+    SlotEvent.DISPLACED: "its room is taken by a higher priority, before its work began",
 }
 
 
@@ -60,6 +62,7 @@ class SlotAction(IntEnum):
     RELEASE = 9
     DROP_OUTDATED = 10
     DROP_NOT_KNOWN = 11
+    REFUSE = 12
 
 
 SLOT_ACTION_MEANING = {
@@ -75,6 +78,7 @@ SLOT_ACTION_MEANING = {
     SlotAction.RELEASE: "forget the answer, keep the id",
     SlotAction.DROP_OUTDATED: "drop it (OUTDATED)",
     SlotAction.DROP_NOT_KNOWN: "drop it (NOT_KNOWN)",
+    SlotAction.REFUSE: "answer BUSY; the slot then has id *n* less `window`, released",
 }
 
 _S, _E, _A = SlotState, SlotEvent, SlotAction
@@ -84,26 +88,31 @@ SLOT_RULES: dict[tuple[SlotState, SlotEvent], tuple[SlotAction, SlotState]] = {
     (_S.NEW, _E.CANCEL): (_A.REMEMBER, _S.ANSWERED),
     (_S.NEW, _E.SETTLE): (_A.IGNORE, _S.NEW),
     (_S.NEW, _E.DONE): (_A.IGNORE, _S.NEW),
+    (_S.NEW, _E.DISPLACED): (_A.IGNORE, _S.NEW),
     (_S.PENDING, _E.REQUEST): (_A.WORKING, _S.PENDING),
     (_S.PENDING, _E.RESEND): (_A.WORKING, _S.PENDING),
     (_S.PENDING, _E.CANCEL): (_A.END, _S.PENDING),
     (_S.PENDING, _E.SETTLE): (_A.IGNORE, _S.PENDING),
     (_S.PENDING, _E.DONE): (_A.ANSWER, _S.ANSWERED),
+    (_S.PENDING, _E.DISPLACED): (_A.REFUSE, _S.NEW),
     (_S.ANSWERED, _E.REQUEST): (_A.REPLAY, _S.ANSWERED),
     (_S.ANSWERED, _E.RESEND): (_A.MISSING, _S.ANSWERED),
     (_S.ANSWERED, _E.CANCEL): (_A.IGNORE, _S.ANSWERED),
     (_S.ANSWERED, _E.SETTLE): (_A.RELEASE, _S.RELEASED),
     (_S.ANSWERED, _E.DONE): (_A.IGNORE, _S.ANSWERED),
+    (_S.ANSWERED, _E.DISPLACED): (_A.IGNORE, _S.ANSWERED),
     (_S.RELEASED, _E.REQUEST): (_A.DROP_OUTDATED, _S.RELEASED),
     (_S.RELEASED, _E.RESEND): (_A.DROP_NOT_KNOWN, _S.RELEASED),
     (_S.RELEASED, _E.CANCEL): (_A.IGNORE, _S.RELEASED),
     (_S.RELEASED, _E.SETTLE): (_A.IGNORE, _S.RELEASED),
     (_S.RELEASED, _E.DONE): (_A.IGNORE, _S.RELEASED),
+    (_S.RELEASED, _E.DISPLACED): (_A.IGNORE, _S.RELEASED),
     (_S.OUTDATED, _E.REQUEST): (_A.DROP_OUTDATED, _S.OUTDATED),
     (_S.OUTDATED, _E.RESEND): (_A.DROP_NOT_KNOWN, _S.OUTDATED),
     (_S.OUTDATED, _E.CANCEL): (_A.DROP_NOT_KNOWN, _S.OUTDATED),
     (_S.OUTDATED, _E.SETTLE): (_A.IGNORE, _S.OUTDATED),
     (_S.OUTDATED, _E.DONE): (_A.IGNORE, _S.OUTDATED),
+    (_S.OUTDATED, _E.DISPLACED): (_A.IGNORE, _S.OUTDATED),
 }
 
 
@@ -207,7 +216,6 @@ REQUEST_RULES: dict[tuple[RequestState, RequestEvent], tuple[RequestAction, Requ
     **{(_R.HELD, event): rule for event, rule in _ALIKE.items()},
     (_R.HELD, _V.ROOM): (_D.IGNORE, _R.HELD),
     (_R.HELD, _V.TIMEOUT): (_D.PROBE, _R.HELD),
-    (_R.HELD, _V.GRANT): (_D.IGNORE, _R.HELD),  # sent before the request was whole, and late
     **{(_R.PAUSED, event): rule for event, rule in _ALIKE.items()},
     (_R.PAUSED, _V.ROOM): (_D.IGNORE, _R.PAUSED),
     (_R.PAUSED, _V.TIMEOUT): (_D.RESTART, _R.SENT),

@@ -1,0 +1,222 @@
+"""Who is taken: session, pipeline, size, copies, credit and room are looked at, for a whole batch at once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.clock import Clock
+from appliance.dataplane.answers import PENDING, ROWS
+from appliance.dataplane.copies import Copies
+from appliance.dataplane.queue import JOB_DTYPE, NEVER
+from appliance.dataplane.refusal import Refusals
+from appliance.dataplane.service import Service
+from appliance.dataplane.sessions import SLOT_MASK
+from appliance.dataplane.state import State
+from appliance.dataplane.table import Loaded
+from host_sdk.wire.exchange.states import SlotState
+from host_sdk.wire.header import scalar_header
+from host_sdk.wire.records import StridedView
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, Flag, Status
+
+_CRC, _TRAILER, _ONCE, _NEW = int(Flag.CRC), int(Flag.TRAILER), int(Flag.ONCE), int(SlotState.NEW)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """INFER requests whose frames are whole and sound: headers HEADER_DTYPE [n] and where their bodies lie."""
+
+    peers: NDArray[np.uint64]
+    headers: NDArray[np.void]
+    memory: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    wire_bytes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.peers)
+
+    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> "Arrivals":
+        """Return the requests at ``index``."""
+        return Arrivals(
+            self.peers[index],
+            self.headers[index],
+            self.memory,
+            self.starts[index],
+            self.sizes[index],
+            self.wire_bytes[index],
+        )
+
+
+class Admitter:
+    """Queues requests, or refuses them.
+
+    Args:
+        clock: Time.
+        state: Sessions, pipelines, answers.
+        refusals: For requests that are not taken.
+        copies: For copies of those that were.
+        service: Whose requests may have to give way.
+    """
+
+    def __init__(self, clock: Clock, state: State, refusals: Refusals, copies: Copies, service: Service) -> None:
+        self._clock, self._state, self._refusals = clock, state, refusals
+        self._copies, self._service = copies, service
+        self._sources: dict[int, StridedView] = {}
+
+    def admit(self, arrivals: Arrivals, began: int, now: int) -> None:
+        """Take or refuse requests whose first frames arrived at ``began``."""
+        known, _ = self._state.sessions.locate(arrivals.headers["session"], arrivals.peers, now)
+        if not known.all():
+            strangers = arrivals.take(~known)
+            self._refusals.batch(strangers.peers, strangers.headers, Status.UNKNOWN_SESSION)
+            arrivals = arrivals.take(known)
+        handles = arrivals.headers["pipeline"]
+        for handle in sorted(set(handles.tolist())):  # nearly always one; np.unique would first import numpy.ma
+            group = arrivals.take(np.flatnonzero(handles == handle))
+            loaded = self._state.table.get(handle)
+            if loaded is None:
+                self._refusals.batch(group.peers, group.headers, Status.UNKNOWN_PIPELINE)
+            else:
+                self._enqueue(loaded, group, began)
+
+    def _enqueue(self, loaded: Loaded, arrivals: Arrivals, began: int) -> None:
+        size = loaded.pipeline.input_size
+        if size is None:
+            fits, status = arrivals.sizes <= loaded.pipeline.max_body, Status.TOO_LARGE
+        else:
+            fits, status = arrivals.sizes == size, Status.WRONG_SIZE
+        if not fits.all():
+            misfits = arrivals.take(~fits)
+            self._refusals.batch(misfits.peers, misfits.headers, status)
+            arrivals = arrivals.take(fits)
+        slots = (arrivals.headers["session"].astype(np.int64)) & SLOT_MASK
+        arrivals, slots, places = self._new(arrivals, slots)
+        arrivals, slots, places = self._credited(loaded, arrivals, slots, places)
+        if len(arrivals):
+            self._push(loaded, self._jobs(arrivals, slots, places, began), self._bodies(arrivals, size))
+
+    def _new(
+        self, arrivals: Arrivals, slots: NDArray[np.int64]
+    ) -> tuple[Arrivals, NDArray[np.int64], NDArray[np.int64]]:
+        """Answer copies of *once* requests; return the others, their session slots and places (-1 for *datagram*)."""
+        once = (arrivals.headers["flags"] & _ONCE) != 0
+        places = np.full(len(arrivals), -1)
+        if not once.any():
+            return arrivals, slots, places
+        answers, ids = self._state.answers, arrivals.headers["request"].astype(np.uint64)
+        places[once] = answers.places(slots[once], ids[once])
+        fresh = np.ones(len(arrivals), np.bool_)
+        fresh[once] = answers.states(places[once], ids[once]) == _NEW
+        index = np.flatnonzero(once & fresh)
+        first: dict[int, int] = {}
+        if len(set(places[index].tolist())) < len(index):  # two of this batch meet in one place: the first is taken
+            for at in index.tolist():
+                if first.setdefault(int(places[at]), at) != at:
+                    fresh[at] = False
+        if fresh.all():
+            return arrivals, slots, places
+        self._copied(arrivals, places, ids, fresh, first)
+        return arrivals.take(fresh), slots[fresh], places[fresh]
+
+    def _copied(
+        self,
+        arrivals: Arrivals,
+        places: NDArray[np.int64],
+        ids: NDArray[np.uint64],
+        fresh: NDArray[np.bool_],
+        first: dict[int, int],
+    ) -> None:
+        """Answer copies; one that came together with its original is dropped, as that is about to be answered."""
+        for at in np.flatnonzero(~fresh).tolist():
+            original = first.get(int(places[at]))
+            if original is not None:
+                self._copies.together(int(ids[at]), int(ids[original]))
+            else:
+                self._copies.known(int(arrivals.peers[at]), scalar_header(arrivals.headers[at]), int(places[at]))
+
+    def _credited(
+        self, loaded: Loaded, arrivals: Arrivals, slots: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> tuple[Arrivals, NDArray[np.int64], NDArray[np.int64]]:
+        """Take a credit for each, and room to keep its answer; refuse those for whom there is none."""
+        if len(arrivals) == 0:
+            return arrivals, slots, places
+        granted = self._state.sessions.take_credit(slots, self._state.sessions.allowed)
+        kept = self._kept(loaded, arrivals, slots, places)
+        if granted.all() and kept.all():
+            return arrivals, slots, places
+        good = granted & kept
+        self._state.sessions.give_back(slots[granted & ~kept])
+        late = arrivals.take(~good)
+        self._refusals.batch(late.peers, late.headers, Status.BUSY, loaded.retry_after)
+        return arrivals.take(good), slots[good], places[good]
+
+    def _kept(
+        self, loaded: Loaded, arrivals: Arrivals, slots: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Set room aside to keep the answers of *once* requests; return who has it, bool [n]."""
+        kept, once = np.ones(len(arrivals), np.bool_), places >= 0
+        if not once.any():
+            return kept
+        answers, limits = self._state.answers, self._state.sessions.fragment_sizes[slots[once]]
+        longest = HEADER_SIZE + loaded.pipeline.answer_size + TRAILER.size + CRC_SIZE
+        kept[once] = answers.admit(slots[once], ROWS[0])  # for a refusal, at least
+        if longest <= min(self._state.answer_row, HEADER_SIZE + int(limits.min())):
+            flags = arrivals.headers["flags"][once]
+            parts = ((flags & _TRAILER) != 0) * TRAILER.size + ((flags & _CRC) != 0) * CRC_SIZE
+            for part in sorted(set(parts.tolist())):
+                of_size = np.flatnonzero(once)[parts == part]
+                kept[of_size] &= answers.admit(slots[of_size], HEADER_SIZE + loaded.pipeline.answer_size + part)
+        else:
+            for at in np.flatnonzero(once & kept).tolist():
+                kept[at] = answers.reserve(int(places[at]), longest)
+        return kept
+
+    def _bodies(self, arrivals: Arrivals, size: int | None) -> NDArray[np.void] | list[bytes]:
+        if size is None:
+            ends = (arrivals.starts + arrivals.sizes).tolist()
+            return [
+                arrivals.memory[begin:end].tobytes() for begin, end in zip(arrivals.starts.tolist(), ends, strict=True)
+            ]
+        source = self._sources.setdefault(size, StridedView(size))
+        bodies: NDArray[np.void] = source.of(arrivals.memory)[arrivals.starts]
+        return bodies
+
+    def _push(self, loaded: Loaded, jobs: NDArray[np.void], bodies: NDArray[np.void] | list[bytes]) -> None:
+        most = max(int(self._state.queue_wait_ns / loaded.pace_ns), loaded.pipeline.max_batch)
+        admission = loaded.queue.admit(jobs, bodies, most)
+        taken = jobs
+        if len(admission.refused):
+            mask = np.ones(len(jobs), np.bool_)
+            mask[admission.refused] = False
+            taken = jobs[mask]
+        once = taken["answer"] >= 0
+        if once.any():
+            ids, places = taken["request"][once], taken["answer"][once]
+            self._state.answers.take(taken["slot"][once].astype(np.int64), places, ids, PENDING)
+        if len(admission.evicted):
+            self._state.counters.evicted += len(admission.evicted)
+            self._service.refuse(admission.evicted, Status.BUSY, loaded.retry_after)
+        if len(admission.refused):
+            late = jobs[admission.refused]
+            self._state.sessions.give_back(late["slot"])
+            for place in late["answer"][late["answer"] >= 0].tolist():
+                self._state.answers.unreserve(place)
+            self._refusals.batch(late["peer"], late, Status.BUSY, loaded.retry_after)
+
+    def _jobs(
+        self, arrivals: Arrivals, slots: NDArray[np.int64], places: NDArray[np.int64], began: int
+    ) -> NDArray[np.void]:
+        headers, sessions = arrivals.headers, self._state.sessions
+        jobs = np.zeros(len(headers), JOB_DTYPE)
+        for name in ("request", "session", "flags", "priority"):
+            jobs[name] = headers[name]
+        jobs["peer"] = arrivals.peers
+        jobs["arrival"] = began
+        relative = headers["deadline"].astype(np.int64) * 1000
+        jobs["deadline"] = np.where(relative > 0, began + relative, NEVER)
+        jobs["wire_bytes"] = arrivals.wire_bytes
+        jobs["fragment_size"] = sessions.fragment_sizes[slots]
+        jobs["rx_ns"] = min(self._clock.now_ns() - began, 0xFFFF_FFFF)
+        jobs["slot"], jobs["answer"], jobs["tenant"] = slots, places, sessions.tenants[slots]
+        return jobs

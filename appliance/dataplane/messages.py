@@ -1,0 +1,277 @@
+"""Everything that is no whole INFER in one frame, one by one: fragments, sessions, control, notices."""
+
+from dataclasses import dataclass, replace
+
+import msgpack
+import numpy as np
+
+from appliance.dataplane.admission import Admitter, Arrivals
+from appliance.dataplane.answers import LAST_ID, AnswerWindows
+from appliance.dataplane.copies import Copies
+from appliance.dataplane.fastpath import FastPath
+from appliance.dataplane.landing import Landing
+from appliance.dataplane.notices import Notices
+from appliance.dataplane.refusal import Refusals, answer_header
+from appliance.dataplane.replies import ReplyWriter
+from appliance.dataplane.sessions import SLOT_MASK, Opened, Opening
+from appliance.dataplane.state import State
+from host_sdk.wire.errors import FrameError
+from host_sdk.wire.exchange.arrived import Arrived
+from host_sdk.wire.exchange.states import SlotState
+from host_sdk.wire.header import Header, decode_header, vector_header
+from host_sdk.wire.links.base import FrameBatch, Link
+from host_sdk.wire.message import Message, check_flags, decode_message, encode_message, fragment_size_for
+from host_sdk.wire.schema import (
+    FIRST_FRAGMENTS,
+    HEADER_SIZE,
+    MAX_FRAGMENT_SIZE,
+    MAX_TENANT,
+    MIN_MTU,
+    NOTICE_BIT,
+    DropReason,
+    Flag,
+    Opcode,
+    Status,
+)
+
+SESSION_RETRY = 1000  # in units of 100 µs: when a full session table may have room
+CONTROL_RETRY = 200
+RESUMPTION_STEP = 1 << 32  # ids that are left out when a session is resumed
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """Lets through ``rate`` a second, and as many at once."""
+
+    rate: int
+    tokens: float = 0.0
+    filled: int | None = None
+
+    def take(self, now: int) -> bool:
+        """Take a token at ``now`` (ns); return whether there was one."""
+        if self.filled is None:
+            self.tokens = float(self.rate)
+        else:
+            self.tokens = min(self.rate, self.tokens + (now - self.filled) * self.rate / 1e9)
+        self.filled = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Where messages go from here."""
+
+    fast: FastPath
+    admitter: Admitter
+    landing: Landing
+    copies: Copies
+    notices: Notices
+    refusals: Refusals
+    replies: ReplyWriter
+
+
+class Messages:
+    """Takes frames one at a time.
+
+    Args:
+        link: Where they come from.
+        state: Sessions, pipelines, the reassembler, the way to the firmware.
+        rooms: Where messages go.
+    """
+
+    def __init__(self, link: Link, state: State, rooms: Rooms) -> None:
+        self._link, self._state, self._rooms = link, state, rooms
+        self._discovery = TokenBucket(state.discovery_per_s)
+
+    @property
+    def _answers(self) -> AnswerWindows:
+        return self._state.answers
+
+    def take(self, frame: FrameBatch, now: int) -> None:
+        """Take one sound frame, counted as accepted, that arrived at ``now``."""
+        peer, pdu = int(frame.peers[0]), frame.pdu(0)
+        header = decode_header(pdu.data, self._link.smallest)
+        payload = pdu[HEADER_SIZE : HEADER_SIZE + header.payload_size].tobytes()
+        try:
+            check_flags(header.flags)
+            if header.opcode == Opcode.INFER and header.fragments > 1 and self._ahead(frame, peer, header, now):
+                return
+            whole = self._state.reassembler.add(peer, header, payload, now)
+            if whole is None:
+                self._grant(peer, header)
+                return
+            message = decode_message(header, whole.payload)
+        except FrameError as error:
+            self._broken(peer, header, error)
+            return
+        if header.opcode == Opcode.INFER:
+            self._rooms.admitter.admit(_single(peer, message, whole.wire_bytes), whole.began, now)
+        else:
+            self._dispatch(peer, message, now)
+
+    def _broken(self, peer: int, header: Header, error: FrameError) -> None:
+        if header.opcode & NOTICE_BIT:
+            self._state.counters.move(DropReason.NOT_KNOWN)
+        elif isinstance(error.reason, DropReason):
+            self._state.counters.move(error.reason)
+            if error.reason == DropReason.FRAGMENT_DUPLICATE:
+                self._grant(peer, header, always=True)
+        else:
+            self._rooms.refusals.one(peer, header, error.reason, str(error))
+
+    # ---- requests of many frames ---------------------------------------------------------------------------------
+
+    def _ahead(self, frame: FrameBatch, peer: int, header: Header, now: int) -> bool:
+        """Look at a fragment of an INFER before the others are there; return whether that is all there is to do."""
+        if not self._state.sessions.find(header.session, peer, now):
+            self._rooms.refusals.one(peer, header, Status.UNKNOWN_SESSION)
+            return True
+        loaded = self._state.table.get(header.pipeline)
+        if loaded is None:
+            self._rooms.refusals.one(peer, header, Status.UNKNOWN_PIPELINE)
+            return True
+        if header.flags & Flag.ONCE:
+            place = self._answers.place(header.session & SLOT_MASK, header.request)
+            if self._answers.state(place, header.request) != SlotState.NEW:
+                self._rooms.copies.known(peer, header, place)
+                return True
+        self._state.counters.unaccept()  # whoever takes it counts it
+        if self._rooms.fast.serve(frame, now):
+            return True
+        self._state.counters.accept()
+        return False
+
+    def _grant(self, peer: int, header: Header, *, always: bool = False) -> None:
+        """Say what has arrived of a message that is not whole, if it is time to."""
+        have = self._state.reassembler.have(peer, header)
+        if have is None:
+            return
+        window = self._state.session_fragments if header.session else FIRST_FRAGMENTS
+        there = int(np.count_nonzero(have))
+        if always or header.fragment == header.fragments - 1 or there % max(1, window // 4) == 0:
+            arrived = Arrived.of(header.opcode, have, window)
+            self._rooms.copies.notice(peer, header, Opcode.GRANT, arrived.encode())
+
+    # ---- whole messages ------------------------------------------------------------------------------------------
+
+    def _dispatch(self, peer: int, message: Message, now: int) -> None:
+        header, control = message.header, self._state.control
+        if header.opcode & NOTICE_BIT:
+            self._rooms.notices.take(peer, message, now)
+        elif header.opcode == Opcode.DISCOVER:
+            self._discover(peer, message, now)
+        elif header.opcode == Opcode.CONTROL:
+            if not control.ready:
+                refusal = Status.UNAVAILABLE, "the firmware is not running"
+                self._rooms.refusals.one(peer, header, *refusal, retry_after=CONTROL_RETRY)
+            elif not control.post(peer, message):
+                refusal = Status.BUSY, "the firmware's mailbox is full"
+                self._rooms.refusals.one(peer, header, *refusal, retry_after=CONTROL_RETRY)
+        elif header.opcode == Opcode.OPEN:
+            self._open(peer, message, now)
+        elif header.opcode == Opcode.CLOSE:
+            slots = self._state.sessions.close(header.session, peer)
+            self.ended(slots)
+            status = Status.OK if slots else Status.UNKNOWN_SESSION
+            self._rooms.replies.message(peer, Message(answer_header(header, status, self._state.credits)))
+        else:
+            self._rooms.refusals.one(peer, header, Status.UNKNOWN_OPCODE, f"opcode {header.opcode:#04x}")
+
+    def ended(self, slots: list[int]) -> None:
+        """Forget what was kept for sessions that have ended, by their slots."""
+        for slot in slots:
+            self._rooms.landing.forget(slot)
+            self._answers.forget(slot)
+
+    def _discover(self, peer: int, message: Message, now: int) -> None:
+        counters = self._state.counters
+        if not self._discovery.take(now):
+            counters.move(DropReason.DISCOVERY_RATE)
+        elif not self._state.control.post(peer, message):
+            counters.move(DropReason.MAILBOX_FULL)
+        else:
+            counters.discoveries += 1
+
+    def _open(self, peer: int, message: Message, now: int) -> None:
+        header = message.header
+        opening = self._opening(peer, message)
+        if isinstance(opening, str):
+            self._rooms.refusals.one(peer, header, Status.BAD_ARGUMENT, opening)
+            return
+        opened = self._state.sessions.open(opening, now)
+        if opened is None:
+            self._rooms.refusals.one(peer, header, Status.BUSY, "every session is in use", SESSION_RETRY)
+            return
+        if opened.fresh:
+            self.ended([opened.slot])
+        answer = replace(answer_header(header, Status.OK, self._state.credits), session=opened.session)
+        body = self._opened(opened, resumed=opening.resume != 0)
+        if b"padding" in message.body:
+            body = self._padded(body, answer, header.length)
+        self._rooms.replies.message(peer, Message(answer, msgpack.packb(body)), opening.fragment_size)
+
+    def _opened(self, opened: Opened, *, resumed: bool) -> dict[str, object]:
+        state = self._state
+        following = opened.base + 1
+        if not opened.fresh and resumed:
+            following = min(max(opened.base, self._answers.highest(opened.slot)) + RESUMPTION_STEP, LAST_ID)
+        return {
+            "credits": state.credits,
+            "max_message": state.reassembler.limits.message,
+            "window": self._answers.window,
+            "fragments": state.session_fragments,
+            "base": opened.base,
+            "next": following,
+        }
+
+    def _padded(self, body: dict[str, object], answer: Header, length: int) -> dict[str, object]:
+        """Return the body of an OPENED that makes it as long as its OPEN, as far as one frame carries it."""
+        body = {**body, "padding": bytes(256)}
+        least, _ = encode_message(Message(answer, msgpack.packb(body)), MAX_FRAGMENT_SIZE)
+        wanted = min(length, fragment_size_for(self._link.mtu)) - least.length
+        return {**body, "padding": bytes(256 + max(0, wanted))}
+
+    def _opening(self, peer: int, message: Message) -> Opening | str:
+        """Return what an OPEN asks for, or what is wrong with it."""
+        try:
+            asked = msgpack.unpackb(message.body, max_map_len=32, max_array_len=0)
+        except (ValueError, msgpack.exceptions.UnpackException):
+            asked = None
+        low = MIN_MTU - HEADER_SIZE
+        if not isinstance(asked, dict):
+            return f"OPEN needs a map with fragment_size, {low} to {MAX_FRAGMENT_SIZE}"
+        size, fragments = asked.get("fragment_size"), asked.get("fragments", FIRST_FRAGMENTS)
+        resume, tenant = asked.get("resume", 0), asked.get("tenant", "")
+        if type(size) is not int or not low <= size <= MAX_FRAGMENT_SIZE:
+            return f"OPEN needs a map with fragment_size, {low} to {MAX_FRAGMENT_SIZE}"
+        if type(fragments) is not int or not 1 <= fragments <= MAX_FRAGMENT_SIZE:
+            return f"fragments is a number from 1 to {MAX_FRAGMENT_SIZE}"
+        if type(resume) is not int or not 0 <= resume < 1 << 32:
+            return "resume is the number of a session"
+        if not isinstance(tenant, str) or len(tenant.encode("utf-8", "surrogatepass")) > MAX_TENANT:
+            return f"tenant is a text of at most {MAX_TENANT} bytes"
+        if message.header.request >= 1 << 63:
+            return "the id of an OPEN is less than 2^63"
+        return Opening(peer, message.header.request, size, fragments, self._state.tenants.index(tenant), resume)
+
+    def expire(self, now: int) -> None:
+        """Give up messages whose fragments stay away, and say so."""
+        for peer, header in self._state.reassembler.expire(now):
+            if not header.opcode & NOTICE_BIT:
+                self._rooms.refusals.one(peer, header, Status.REASSEMBLY_TIMEOUT)
+        self._rooms.landing.expire(now)
+
+
+def _single(peer: int, message: Message, wire_bytes: int) -> Arrivals:
+    """Return one reassembled request as a batch of one."""
+    return Arrivals(
+        np.array([peer], np.uint64),
+        vector_header(message.header),
+        np.frombuffer(message.body, np.uint8),
+        np.zeros(1, np.int64),
+        np.array([len(message.body)], np.int64),
+        np.array([wire_bytes], np.int64),
+    )
