@@ -25,6 +25,7 @@ class _Pool:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)  # there since 3.13
         self._map = mmap.mmap(-1, sessions * window * row, flags)
         self._memory: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        self.rows = self._memory.reshape(-1, row)
         self._views: dict[int, NDArray[np.void]] = {}
 
     def records(self, size: int) -> NDArray[np.void]:
@@ -93,7 +94,10 @@ class AnswerWindows:
         return self.window * (self._pool(size).row + self.ids.itemsize + self.sizes.itemsize)
 
     def _pool(self, size: int) -> _Pool:
-        return next(pool for pool in self._pools if size <= pool.row)
+        for pool in self._pools:
+            if size <= pool.row:
+                return pool
+        raise ValueError(f"no row holds {size} bytes")
 
     # ---- looking up ----------------------------------------------------------------------------------------------
 
@@ -215,6 +219,16 @@ class AnswerWindows:
         size = pdus.dtype.itemsize
         self._pool(size).records(size)[places] = pdus
         self.sizes[places] = size
+
+    def record_one(self, slot: int, place: int, number: int, pdu: NDArray[np.uint8]) -> None:
+        """Take one id and keep its answer, uint8 [PDU], as :meth:`record` does."""
+        if self._long:
+            self._give_back(place)
+        self._used[slot] = True
+        self.ids[place] = number
+        size = len(pdu)
+        self._pool(size).rows[place, :size] = pdu
+        self.sizes[place] = size
 
     def kept(self, place: int) -> bytes | LongAnswer:
         """Return the answer at a place whose state is ANSWERED: its PDU, or a long one."""
