@@ -21,7 +21,6 @@ from appliance.dataplane.state import State
 from appliance.dataplane.table import Loaded, PipelineTable
 from appliance.dataplane.tenants import TenantTable
 from appliance.dla.backends import load_backend
-from appliance.dla.base import Accelerator
 from appliance.dla.trial import try_model
 from appliance.pipelines.compile import compile_pipeline
 from appliance.profile import Profile
@@ -213,7 +212,7 @@ class Device:
             ConfigError: It cannot be served; whatever had its name still is.
         """
         with self._loading:
-            compiled = compile_pipeline(package, 0, self._careful_load, self._profile)
+            compiled = compile_pipeline(package, 0, self._loader, self._profile, self._try)
             old = self._state.table.named(compiled.manifest.name)
             pipeline = replace(compiled, handle=self._state.table.next_handle(old))
             depth = max(1, min(self._profile.limits.queue_depth, MAX_QUEUED_BYTES // max(1, pipeline.max_body)))
@@ -224,9 +223,8 @@ class Device:
             self._dataplane.call(lambda: self._replace(old, new))
         return pipeline.description()
 
-    def _careful_load(self, model: bytes, max_batch: int) -> Accelerator:
-        try_model(model, self._options.backend, max_batch)
-        return self._loader(model, max_batch)
+    def _try(self, model: bytes, max_batch: int) -> int:
+        return try_model(model, self._options.backend, max_batch)
 
     def _replace(self, old: Loaded | None, new: Loaded) -> None:
         if old:

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from appliance.engines.media import MODES
 from host_sdk.wire.errors import ConfigError
 
-FORMATS = {"jpeg": "JPEG", "png": "PNG"}
-MODES = {"L": 1, "RGB": 3}
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,

@@ -1,14 +1,14 @@
 """From a package to a pipeline: every stage is checked against its neighbours and the model's real tensors."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from appliance.dla.base import Accelerator, Loader, TensorSpec
-from appliance.dla.cost import count_macs
-from appliance.engines.image import FORMATS, MODES, ImageEngine
+from appliance.engines.media import FORMATS, MODES, MediaEngine
 from appliance.pipelines.manifest import Manifest, StageEntry, Table
 from appliance.pipelines.package import Package, unpack
 from appliance.pipelines.pipeline import Pipeline, Work
@@ -37,17 +37,22 @@ MAX_OUTPUT_RANK = 8
 MAX_ANSWER = MAX_MESSAGE - TRAILER.size - CRC_SIZE  # bytes
 
 
+Counter = Callable[[bytes, int], int]
+
+
 @dataclass(frozen=True, slots=True)
 class _Front:
     """Everything before the model."""
 
-    engine: ImageEngine | None
+    engine: MediaEngine | None
     input: Flow
     table: NDArray[np.generic] | None
     before: tuple[Transform, ...]
 
 
-def compile_pipeline(data: bytes, handle: int, loader: Loader, profile: Profile) -> Pipeline:
+def compile_pipeline(
+    data: bytes, handle: int, loader: Loader, profile: Profile, count: Counter | None = None
+) -> Pipeline:
     """Compile the pipeline in a package's bytes.
 
     Args:
@@ -55,6 +60,8 @@ def compile_pipeline(data: bytes, handle: int, loader: Loader, profile: Profile)
         handle: What requests will name the pipeline by.
         loader: Loads the model into a DLA.
         profile: Hardware that its times and energy are modelled on.
+        count: Returns the multiply-accumulates of one inference of a model for the largest batch that is wanted, and
+            refuses one that cannot be loaded; by default what :func:`appliance.dla.cost.count_macs` counts.
 
     Raises:
         ConfigError: The package, its manifest or its model is wrong, or they do not fit together; the message says
@@ -66,7 +73,7 @@ def compile_pipeline(data: bytes, handle: int, loader: Loader, profile: Profile)
     digest = hashlib.sha256(model).hexdigest()
     if digest != manifest.model_sha256:
         raise ConfigError(f"{manifest.model_file} has SHA-256 {digest}, the manifest says {manifest.model_sha256}")
-    macs = count_macs(model)
+    macs = (count or _count)(model, manifest.max_batch)
     accelerator = loader(model, manifest.max_batch)
     front = _compile_front(manifest, accelerator.input)
     after, outputs = _compile_post(manifest.post, accelerator, package)
@@ -84,6 +91,12 @@ def compile_pipeline(data: bytes, handle: int, loader: Loader, profile: Profile)
         outputs=outputs,
         work=Work.of(profile, macs),
     )
+
+
+def _count(model: bytes, _: int) -> int:
+    from appliance.dla.cost import count_macs  # here alone: it brings the schema's two hundred modules
+
+    return count_macs(model)
 
 
 def _compile_front(manifest: Manifest, model: TensorSpec) -> _Front:
@@ -126,7 +139,7 @@ def _fold(transforms: tuple[Transform, ...], channels: int) -> NDArray[np.generi
     return table[:1] if (table == table[0]).all() else table
 
 
-def _compile_image(manifest: Manifest) -> tuple[ImageEngine, tuple[StageEntry, ...]]:
+def _compile_image(manifest: Manifest) -> tuple[MediaEngine, tuple[StageEntry, ...]]:
     """Return the engine and the stages that come after its own."""
     if not manifest.pre or manifest.pre[0].kind != "decode":
         raise ConfigError("an image pipeline's first pre stage must be decode")
@@ -141,6 +154,8 @@ def _compile_image(manifest: Manifest) -> tuple[ImageEngine, tuple[StageEntry, .
         raise ConfigError("an image pipeline needs the stages colour and resize, so that its pixels are known")
     shape = (*plan.size, MODES[plan.mode])
     formats = tuple(FORMATS[name] for name in manifest.formats)
+    from appliance.engines.image import ImageEngine  # the first that needs it brings Pillow
+
     return ImageEngine(formats, manifest.max_pixels, plan.steps, shape), manifest.pre[at:]
 
 

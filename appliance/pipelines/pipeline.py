@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from appliance.clock import Clock
 from appliance.dla.base import Accelerator
-from appliance.engines.image import ImageEngine
+from appliance.engines.media import MediaEngine
 from appliance.engines.vector import lookup
 from appliance.pipelines.manifest import Manifest
 from appliance.pipelines.stages import Flow, Flows, PostTransform, Transform
@@ -100,7 +100,7 @@ class Pipeline:
     digest: str
     macs: int
     accelerator: Accelerator
-    engine: ImageEngine | None
+    engine: MediaEngine | None
     input: Flow
     table: NDArray[np.generic] | None
     before: tuple[Transform, ...]

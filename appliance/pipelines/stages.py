@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.dla.base import TensorSpec
-from appliance.engines import image, vector
+from appliance.engines import vector
+from appliance.engines.media import Step
 from appliance.pipelines.manifest import StageEntry, Table
 from appliance.pipelines.package import Package
 from host_sdk.wire.errors import ConfigError
@@ -41,23 +42,29 @@ class Flow:
 class ImagePlan:
     """The image stages so far, and what is known of the image after them."""
 
-    steps: tuple[image.Step, ...] = ()
+    steps: tuple[Step, ...] = ()
     mode: str | None = None
     size: tuple[int, int] | None = None  # height, width
 
 
 def _colour(plan: ImagePlan, table: Table) -> ImagePlan:
     mode = table.text("mode")
+    from appliance.engines import image  # this and the next: it brings Pillow, which tensors do not need
+
     return replace(plan, steps=(*plan.steps, image.colour(mode)), mode=mode)
 
 
 def _crop(plan: ImagePlan, _: Table) -> ImagePlan:
     size = (min(plan.size),) * 2 if plan.size else None
+    from appliance.engines import image
+
     return replace(plan, steps=(*plan.steps, image.centre_crop()), size=size)
 
 
 def _resize(plan: ImagePlan, table: Table) -> ImagePlan:
     width, height = table.number("width", 1, 4096), table.number("height", 1, 4096)
+    from appliance.engines import image
+
     step = image.resize(width, height, table.text("filter", default="bilinear"))
     return replace(plan, steps=(*plan.steps, step), size=(height, width))
 

@@ -1,6 +1,7 @@
 """The SDK against an appliance that says what the test wants, over a link in memory."""
 
 import asyncio
+import itertools
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from host_sdk.aio import AsyncNapuClient
 from host_sdk.client import NapuClient
-from host_sdk.operations import Timeout
+from host_sdk.operations import InferOptions, Timeout
 from host_sdk.results import Inference
 from host_sdk.wire.errors import (
     STATUS_ERRORS,
@@ -24,14 +25,15 @@ from host_sdk.wire.errors import (
     StatusError,
     UnknownSessionError,
 )
-from host_sdk.wire.exchange.requester import RequesterLimits
+from host_sdk.wire.exchange.pace import RequesterLimits
 from host_sdk.wire.links.memory import MemorySwitch
 from host_sdk.wire.schema import Status
 from tests.rig.frames import CLOSE, CONTROL, OPEN, Pdu
 from tests.rig.nodes import ROOT, within
-from tests.rig.scripted import PIPELINES, Scripted, reply_to
+from tests.rig.scripted import ONCE_FLAG, PIPELINES, SESSION, Scripted, reply_to
 
 BODY = b"abcd"
+CANCEL = 0x20
 TRANSIENT = {Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, Status.BAD_CRC}
 QUICK = Timeout(request=0.3, control=0.3, discovery=0.1)
 
@@ -298,6 +300,149 @@ def test_no_more_is_outstanding_than_window_and_credit_allow(
         appliance.infer = infer
         assert len(list(client.infer_many("echo", [BODY] * 40))) == 40
     assert max(seen) <= most
+
+
+def test_several_targets_share_the_load(switch: MemorySwitch, appliance: Scripted) -> None:
+    addresses = [appliance.address]
+    with Scripted(switch) as other, NapuClient(switch.attach(), [*addresses, other.address], timeout=QUICK) as client:
+        answers = list(client.infer_many("echo", [bytes([index] * 4) for index in range(40)], window=10))
+        assert [answer.outputs["same"].tolist() for answer in answers if isinstance(answer, Inference)] == [
+            [index] * 4 for index in range(40)
+        ]
+        shares = [len(each.infers()) for each in (appliance, other)]
+        assert min(shares) >= 10  # which of them has room when is a matter of time
+        for _ in range(10):
+            client.infer("echo", BODY)
+        assert [len(each.infers()) for each in (appliance, other)] == [share + 5 for share in shares]
+
+
+def test_inferences_of_one_turn_of_the_loop_go_out_together(switch: MemorySwitch, appliance: Scripted) -> None:
+    async def use(client: AsyncNapuClient) -> None:
+        await client.infer("echo", BODY)
+        before = client.link.statistics().tx_frames
+        tasks = [asyncio.create_task(client.infer("echo", bytes([index] * 4))) for index in range(30)]
+        await asyncio.sleep(0)
+        assert client.link.statistics().tx_frames == before
+        await asyncio.sleep(0)
+        assert client.link.statistics().tx_frames == before + 30
+        answers = await asyncio.gather(*tasks)
+        assert [answer.outputs["same"].tolist() for answer in answers] == [[index] * 4 for index in range(30)]
+
+    run(switch, appliance, use, Timeout(request=10))
+
+
+# ---- once, sessions and notices --------------------------------------------------------------------------------------
+
+
+def test_requests_are_once_unless_asked_otherwise(switch: MemorySwitch, appliance: Scripted) -> None:
+    with blocking(switch, appliance) as client:
+        client.infer("echo", BODY)
+        client.infer("echo", BODY, once=False)
+        list(client.infer_many("echo", [BODY], options=InferOptions(once=False)))
+        client.infer("echo", BODY)
+    (opening,) = [asked for asked in appliance.asked if asked.opcode == OPEN]
+    assert [bool(asked.flags & ONCE_FLAG) for asked in appliance.infers()] == [True, False, False, True]
+    numbers = [asked.request for asked in appliance.infers() if asked.flags & ONCE_FLAG]
+    assert numbers == [opening.request + 1, opening.request + 2]
+
+
+def test_who_stops_waiting_says_so(switch: MemorySwitch, appliance: Scripted) -> None:
+    appliance.infer = lambda _: []
+
+    async def use(client: AsyncNapuClient) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.infer("echo", BODY), 0.05)
+        answers = client.infer_many("echo", [BODY] * 100, window=3)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(answers), 0.05)
+        await answers.aclose()  # type: ignore[attr-defined]
+
+    run(switch, appliance, use, Timeout(request=10))
+    assert within(2, lambda: len(appliance.notices) == 4)
+    with blocking(switch, appliance, Timeout(request=0.05)) as client:
+        with pytest.raises(NapuTimeoutError):
+            client.infer("echo", BODY)
+        assert within(2, lambda: len(appliance.notices) == 5)
+        appliance.infer = lambda asked: [reply_to(asked, BODY)] if asked.payload[:4] == BODY else []
+        for _ in client.infer_many("echo", [BODY, b"none", b"none", b"none"], window=4):
+            break
+        assert within(2, lambda: len(appliance.notices) == 8)
+    assert {notice.opcode for notice in appliance.notices} == {CANCEL}
+    assert {notice.request for notice in appliance.notices} <= {asked.request for asked in appliance.infers()}
+
+
+def test_a_session_is_gone_on_with_by_its_ticket(switch: MemorySwitch, appliance: Scripted) -> None:
+    mine = 0x020000000099
+    with NapuClient(switch.attach(mine), appliance.address) as client:
+        assert client.tickets() == []
+        client.infer("echo", BODY)
+        (ticket,) = client.tickets()
+    with NapuClient(switch.attach(mine), appliance.address, resume=[ticket]) as client:
+        client.infer("echo", BODY)
+    assert within(2, lambda: len([asked for asked in appliance.asked if asked.opcode == CLOSE]) == 1)  # by the second
+    opens = [appliance.content(asked) for asked in appliance.asked if asked.opcode == OPEN]
+    assert [content.get("resume", 0) for content in opens] == [0, SESSION]
+    first, second = (asked.request for asked in appliance.infers())
+    assert second == first + (1 << 32)
+
+
+@pytest.mark.parametrize("ticket", [b"", b"\xc1", b"\x80", b"\x07", b"\x92\x01\x00", b"\x92\xa1x\x01"])
+def test_a_ticket_that_is_none_is_refused(switch: MemorySwitch, ticket: bytes) -> None:
+    link = switch.attach()
+    with pytest.raises(ConfigError, match="no ticket"):
+        NapuClient(link, resume=[ticket])
+    link.close()
+
+
+def test_a_tenant_is_named_when_a_session_is_opened(switch: MemorySwitch, appliance: Scripted) -> None:
+    with NapuClient(switch.attach(), appliance.address, tenant="lab") as client:
+        client.infer("echo", BODY)
+    (opening,) = [asked for asked in appliance.asked if asked.opcode == OPEN]
+    assert appliance.content(opening)["tenant"] == "lab"
+    link = switch.attach()
+    with pytest.raises(ConfigError, match="at most 64"):
+        NapuClient(link, tenant="x" * 65)
+    link.close()
+
+
+def test_a_narrow_path_is_found_out(switch: MemorySwitch, appliance: Scripted) -> None:
+    appliance.mtu = 1300
+    with blocking(switch, appliance, Timeout(request=10)) as client:
+        assert client.infer("echo", BODY).outputs["same"].tobytes() == BODY
+    assert {asked.fragment_size for asked in appliance.infers()} == {1280 - 32}
+
+
+def test_a_session_that_is_lost_under_way_costs_no_answer(switch: MemorySwitch, appliance: Scripted) -> None:
+    answered = itertools.count()
+
+    def infer(asked: Pdu) -> list[Pdu]:
+        if next(answered) in (30, 31, 32, 77):
+            return [reply_to(asked, status=Status.UNKNOWN_SESSION)]
+        return [reply_to(asked, asked.payload[:4])]
+
+    appliance.infer = infer
+    bodies = [bytes([index] * 4) for index in range(100)]
+    with blocking(switch, appliance, Timeout(request=10)) as client:
+        answers = list(client.infer_many("echo", bodies, window=16))
+    assert [answer.outputs["same"].tobytes() for answer in answers if isinstance(answer, Inference)] == bodies
+    operations = [asked for asked in appliance.asked if asked.opcode in (OPEN, CONTROL)]
+    assert len([asked for asked in operations if asked.opcode == OPEN]) >= 2
+    assert len([asked for asked in operations if asked.opcode == CONTROL]) >= 2  # handles are asked for anew
+
+
+def test_wrong_items_take_their_own_place_only(switch: MemorySwitch, appliance: Scripted) -> None:
+    items: list[Any] = [BODY, b"long one", np.array([1, 2, 3, 4], np.uint8), None, np.zeros(3, np.uint8), BODY]
+    with blocking(switch, appliance) as client:
+        answers = list(client.infer_many("echo", items, return_errors=True))
+    assert [isinstance(answer, ConfigError) for answer in answers] == [False, True, False, True, True, False]
+
+
+def test_an_answer_shows_what_it_is(switch: MemorySwitch, appliance: Scripted) -> None:
+    with blocking(switch, appliance) as client:
+        answer = client.infer("echo", BODY)
+    assert repr(answer).startswith("Inference({'same': array([ 97,  98,  99, 100]")
+    assert answer.stages_us == {}
+    assert answer.appliance == appliance.address
 
 
 # ---- an appliance that is not to be trusted --------------------------------------------------------------------------
