@@ -34,6 +34,11 @@ RULES = {
     "host_sdk": Rule(("host_sdk",), ("msgpack", "numpy")),
     "host_sdk.wire": Rule((), ("google_crc32c", "msgpack", "numpy")),
     "host_sdk.wire.links": Rule(("host_sdk.wire",), ("numpy", "pyroute2")),
+    "host_sdk.bench": Rule(("host_sdk",), ("hdrh", "matplotlib", "msgpack", "numpy")),
+    "host_sdk.bench.servers": Rule(  # programs of their own: each runs in an environment made for it
+        (),
+        ("ai_edge_litert", "batched_model", "grpc", "mlserver", "numpy", "tritonclient", "triton_python_backend_utils"),
+    ),
     "host_sdk.capture": Rule(("host_sdk",), ("dpkt", "numpy", "scapy")),
     "host_sdk.lab": Rule(("host_sdk",), ("pyroute2",)),
     "host_sdk.cli": Rule(("host_sdk", "appliance", "firmware"), ("numpy", "rich", "typer")),

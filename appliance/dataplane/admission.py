@@ -17,9 +17,10 @@ from appliance.dataplane.table import Loaded
 from host_sdk.wire.exchange.states import SlotState
 from host_sdk.wire.header import scalar_header
 from host_sdk.wire.records import StridedView
-from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, Flag, Status
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, DropReason, Flag, Status
 
 _CRC, _TRAILER, _ONCE, _NEW = int(Flag.CRC), int(Flag.TRAILER), int(Flag.ONCE), int(SlotState.NEW)
+_RELEASED = int(SlotState.RELEASED)  # of copies in this state or the one behind it, OUTDATED, nothing is known any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,9 @@ class Admitter:
         answers, ids = self._state.answers, arrivals.headers["request"].astype(np.uint64)
         places[once] = answers.places(slots[once], ids[once])
         fresh = np.ones(len(arrivals), np.bool_)
-        fresh[once] = answers.states(places[once], ids[once]) == _NEW
+        states = answers.states(places[once], ids[once])
+        fresh[once] = states == _NEW
+        left_behind = int(np.count_nonzero(states >= _RELEASED))
         index = np.flatnonzero(once & fresh)
         first: dict[int, int] = {}
         if len(set(places[index].tolist())) < len(index):  # two of this batch meet in one place: the first is taken
@@ -116,7 +119,13 @@ class Admitter:
                     fresh[at] = False
         if fresh.all():
             return arrivals, slots, places
-        self._copied(arrivals, places, ids, fresh, first)
+        if left_behind:  # nothing is sent for these, so that a flood of them costs little
+            self._state.counters.move(DropReason.OUTDATED, left_behind)
+            gone = np.zeros(len(arrivals), np.bool_)
+            gone[once] = states >= _RELEASED
+            self._copied(arrivals, places, ids, fresh | gone, first)
+        else:
+            self._copied(arrivals, places, ids, fresh, first)
         return arrivals.take(fresh), slots[fresh], places[fresh]
 
     def _copied(

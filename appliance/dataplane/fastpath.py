@@ -171,8 +171,10 @@ class FastPath:
 
     def _refuse(self, flow: Flow, peer: int, requests: NDArray[np.uint64]) -> bool:
         """Answer requests over the session's credit with BUSY; return whether they are all new, else none is."""
-        if flow.once and self._new_places(flow.slot, requests.byteswap()) is None:
-            return False
+        if flow.once:
+            ids, answers = requests.byteswap(), self._state.answers
+            if (answers.ids[answers.places(flow.slot, ids)] >= ids).any():
+                return False
         header = answer_header(flow.header, Status.BUSY, self._state.credits, flow.loaded.retry_after)
         crc = CRC_SIZE if flow.crc else 0
         header = replace(header, pipeline=0, length=crc, fragment_size=fragment_size_for(self._link.mtu))
