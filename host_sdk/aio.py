@@ -1,28 +1,88 @@
 """The asyncio client: the same operations as the blocking one, on the event loop's own thread."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from host_sdk.engine import Engine
-from host_sdk.operations import Data, InferOptions, Operation, Operations, Timeout
+from host_sdk.engine import connect
+from host_sdk.operations import InferOptions, Operation, Operations, Timeout
 from host_sdk.results import Appliance, Inference, Pipeline
 from host_sdk.running import Running
+from host_sdk.streams import Data, Stream, Streams, is_inference
 from host_sdk.wire.errors import ClosedError, LinkError, NapuError
-from host_sdk.wire.exchange.requester import RequesterLimits
-from host_sdk.wire.links.auto import open_link
+from host_sdk.wire.exchange.answers import Announced, Event
+from host_sdk.wire.exchange.pace import RequesterLimits
 from host_sdk.wire.links.base import Link
 
 Result = TypeVar("Result")
+
+
+class _Inferences:
+    """A stream, and those who wait for it.
+
+    Attributes:
+        futures: Of single inferences, by sequence number.
+        progress: Set when there are results that have no future.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.futures: dict[int, asyncio.Future[Inference]] = {}
+        self.progress = asyncio.Event()
+        self.learning: asyncio.Task[None] | None = None
+        self._items: list[Data] = []
+        self._numbers: list[int] = []
+
+    def add(self, item: Data, future: asyncio.Future[Inference]) -> int:
+        """Take an item that is submitted with others of this turn of the loop."""
+        number = self.stream.number()
+        self.futures[number] = future
+        self._items.append(item)
+        self._numbers.append(number)
+        return number
+
+    def submit(self) -> None:
+        """Submit what was added, but for what was cancelled meanwhile."""
+        items, numbers = self._items, self._numbers
+        self._items, self._numbers = [], []
+        if len(self.futures) < len(numbers):
+            pairs = [pair for pair in zip(items, numbers, strict=True) if pair[1] in self.futures]
+            items, numbers = [item for item, _ in pairs], [number for _, number in pairs]
+        if items:
+            self.stream.submit(items, numbers)
+
+    def hand_out(self) -> None:
+        """Give results to those who wait for them."""
+        results = self.stream.results
+        if not results:
+            return
+        for number in [number for number in results if number in self.futures]:
+            future, result = self.futures.pop(number), results.pop(number)
+            if future.done():
+                continue
+            if isinstance(result, NapuError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+        if results:
+            self.progress.set()
+
+    def fail(self, error: NapuError) -> None:
+        """Give up all that is under way."""
+        for future in self.futures.values():
+            if not future.done():
+                future.set_exception(error)
+        self.futures.clear()
+        self.progress.set()
 
 
 class AsyncNapuClient:
     """A connection to appliances, used from one event loop; made while it runs.
 
     Arguments and errors are those of :class:`host_sdk.client.NapuClient`. No thread is used: frames are read when the
-    loop says that the link has some.
+    loop says that the link has some, and inferences that are asked for in the same turn of the loop go out together.
     """
 
     def __init__(
@@ -32,17 +92,20 @@ class AsyncNapuClient:
         *,
         timeout: Timeout | None = None,
         limits: RequesterLimits | None = None,
+        tenant: str = "",
+        resume: Sequence[bytes] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        addresses = [target] if isinstance(target, str) else list(target or ())
-        opened = open_link(link, port=0, peers=addresses).link if isinstance(link, str) else link
-        self._engine = Engine(opened, limits)
-        targets = [opened.parse_address(address) for address in addresses]
+        self._engine, targets = connect(link, target, limits, tenant, resume)
         self._operations = Operations(self._engine, timeout or Timeout(), targets)
+        self._streams = Streams(self._operations)
         self._limits = limits or RequesterLimits()
         self._waiting: dict[int, tuple[Running, asyncio.Future[Any]]] = {}
+        self._inferences: dict[Stream, _Inferences] = {}
+        self._added: dict[Stream, _Inferences] = {}  # with items to submit at the next turn
+        self._dead: NapuError | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._loop.add_reader(opened.fileno(), self._turn)
+        self._loop.add_reader(self._engine.link.fileno(), self._turn)
 
     @property
     def link(self) -> Link:
@@ -76,10 +139,23 @@ class AsyncNapuClient:
         priority: int = 0,
         crc: bool = True,
         trailer: bool = True,
+        once: bool = True,
     ) -> Inference:
         """Run one inference, as :meth:`host_sdk.client.NapuClient.infer` does."""
-        options = InferOptions(deadline, priority, crc, trailer)
-        return await self._run(self._operations.infer(pipeline, data, options))
+        self._check()
+        inferences = self._follow_stream(self._streams.kept(pipeline, deadline, priority, crc, trailer, once))
+        future: asyncio.Future[Inference] = self._loop.create_future()
+        number = inferences.add(data, future)
+        if not self._added:
+            self._loop.call_soon(self._turn)
+        self._added[inferences.stream] = inferences
+        try:
+            return await future
+        except asyncio.CancelledError:
+            inferences.futures.pop(number, None)
+            inferences.stream.cancel(number)
+            self._turn_soon()
+            raise
 
     async def infer_many(
         self,
@@ -91,27 +167,34 @@ class AsyncNapuClient:
         return_errors: bool = False,
     ) -> AsyncIterator[Inference | NapuError]:
         """Run many inferences, as :meth:`host_sdk.client.NapuClient.infer_many` does."""
-        chosen = options or InferOptions()
-        targets = await self._run(self._operations.prepare(pipeline))
-        room = window or self._limits.window * len(targets)
-        source, started = iter(items), deque[asyncio.Future[Inference]]()
+        stream = self._streams.open(pipeline, options or InferOptions())
+        inferences = self._follow_stream(stream)
         try:
+            room = window or self._limits.window * len(await self._run(self._operations.prepare(pipeline)))
+            source, following = iter(items), 0
             while True:
-                while len(started) < room and (item := next(source, None)) is not None:
-                    started.append(self._start(self._operations.infer(pipeline, item, chosen)))
-                if not started:
+                chunk = list(islice(source, room - len(stream)))
+                if chunk:
+                    self._check()
+                    stream.submit(chunk, [stream.number() for _ in chunk])
+                    self._turn()
+                if not len(stream):
                     return
-                try:
-                    yield await started[0]
-                except NapuError as error:
-                    if not return_errors:
-                        raise
-                    yield error
-                started.popleft()
+                while following not in stream.results:
+                    inferences.progress.clear()
+                    await inferences.progress.wait()
+                    self._check()
+                while (result := stream.results.pop(following, None)) is not None:
+                    following += 1
+                    if isinstance(result, NapuError) and not return_errors:
+                        raise result
+                    yield result
         finally:
-            for future in started:
-                if not future.cancel() and not future.cancelled():
-                    future.exception()  # looked at, or asyncio complains that nobody did
+            self._leave_stream(inferences)
+
+    def tickets(self) -> list[bytes]:
+        """Return tickets of open sessions, as :meth:`host_sdk.client.NapuClient.tickets` does."""
+        return self._engine.tickets()
 
     async def close(self) -> None:
         """Close the link and fail what is under way; a second call does nothing."""
@@ -131,46 +214,96 @@ class AsyncNapuClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, operation: Operation[Result]) -> Result:
-        result: Result = await self._start(operation)
-        return result
+    # ---- streams -------------------------------------------------------------------------------------------------
 
-    def _start(self, operation: Operation[Any]) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._follow(Running(self._engine, operation), future)
+    def _follow_stream(self, stream: Stream) -> _Inferences:
+        inferences = self._inferences.get(stream)
+        if inferences is None:
+            self._inferences = {each: known for each, known in self._inferences.items() if self._streams.has(each)}
+            inferences = self._inferences[stream] = _Inferences(stream)
+        return inferences
+
+    def _leave_stream(self, inferences: _Inferences) -> None:
+        if inferences.learning:
+            inferences.learning.cancel()
+        self._inferences.pop(inferences.stream, None)
+        self._streams.close(inferences.stream)
+        self._turn_soon()
+
+    async def _learn(self, inferences: _Inferences) -> None:
+        """Submit what a stream holds, once it is known how."""
+        try:
+            while inferences.stream.held:
+                await self._run(inferences.stream.advance())
+                inferences.hand_out()
+        except NapuError as error:
+            inferences.fail(error)
+        finally:
+            inferences.learning = None
+
+    # ---- the loop ------------------------------------------------------------------------------------------------
+
+    async def _run(self, operation: Operation[Result]) -> Result:
+        future: asyncio.Future[Result] = self._loop.create_future()
+        running = Running(self._engine, operation)
+        self._follow(running, future)
         self._turn()
-        return future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if running.token in self._waiting:
+                del self._waiting[running.token]
+                self._engine.cancel(running.token)
+            raise
 
     def _follow(self, running: Running, future: asyncio.Future[Any]) -> None:
         """Wait for the operation's next event, or settle its future."""
         if running.token is not None:
             self._waiting[running.token] = (running, future)
+        elif future.done():
+            return
         elif running.error:
             future.set_exception(running.error)
         else:
             future.set_result(running.result)
 
+    def _turn_soon(self) -> None:
+        if not self._engine.closed:
+            self._loop.call_soon(self._turn)
+
     def _turn(self) -> None:
-        """Receive, move on the operations that something became of, and send; called by the loop."""
+        """Receive, move on what something became of, and send; called by the loop."""
+        if self._engine.closed or self._dead:
+            return
         try:
+            added, self._added = self._added, {}
+            for inferences in added.values():
+                inferences.submit()
             self._engine.drain()
             self._engine.flush()
-            for event in self._engine.events():
-                running, future = self._waiting.pop(event.token, (None, None))
-                if running is None or future is None:
-                    continue
-                if future.cancelled():
-                    self._engine.requester.cancel(event.token)
-                    continue
-                running.take(event)
-                self._follow(running, future)
-            self._engine.flush()
+            while events := self._engine.events():
+                for event in events:
+                    self._take(event)
+                self._engine.flush()
         except LinkError as error:
             self._loop.remove_reader(self._engine.link.fileno())  # a dead link polls readable for ever
+            self._dead = error
             self._fail(error)
             return
-        self._forget_cancelled()
+        for inferences in self._inferences.values():
+            inferences.hand_out()
+            if inferences.stream.held and inferences.learning is None:
+                inferences.learning = self._loop.create_task(self._learn(inferences))
         self._arm()
+
+    def _take(self, event: Event) -> None:
+        if not isinstance(event, Announced) and is_inference(event):
+            self._streams.take(event)
+            return
+        running, future = self._waiting.pop(event.token, (None, None))
+        if running is not None and future is not None:
+            running.take(event)
+            self._follow(running, future)
 
     def _arm(self) -> None:
         """Have the loop call again when the next timer is due."""
@@ -179,13 +312,17 @@ class AsyncNapuClient:
         timer = self._engine.timer_ns()
         self._timer = None if timer is None else self._loop.call_later(timer / 1e9, self._turn)
 
-    def _forget_cancelled(self) -> None:
-        for token in [token for token, (_, future) in self._waiting.items() if future.cancelled()]:
-            del self._waiting[token]
-            self._engine.requester.cancel(token)
+    def _check(self) -> None:
+        """Raise what ended the client, if anything did."""
+        if self._engine.closed:
+            raise ClosedError("this client was closed")
+        if self._dead:
+            raise self._dead
 
     def _fail(self, error: NapuError) -> None:
         waiting, self._waiting = self._waiting, {}
         for _, future in waiting.values():
             if not future.done():
                 future.set_exception(error)
+        for inferences in self._inferences.values():
+            inferences.fail(error)

@@ -1,17 +1,19 @@
 """The blocking client."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from host_sdk.engine import Engine
-from host_sdk.operations import Data, InferOptions, Operation, Operations, Timeout
+from host_sdk.engine import connect
+from host_sdk.operations import InferOptions, Operation, Operations, Timeout
 from host_sdk.results import Appliance, Inference, Pipeline
 from host_sdk.running import Running
-from host_sdk.wire.errors import NapuError
-from host_sdk.wire.exchange.requester import RequesterLimits
-from host_sdk.wire.links.auto import open_link
+from host_sdk.streams import Data, Stream, Streams, is_inference
+from host_sdk.wire.errors import LinkError, NapuError
+from host_sdk.wire.exchange.answers import Announced
+from host_sdk.wire.exchange.pace import RequesterLimits
 from host_sdk.wire.links.base import Link
 
 Result = TypeVar("Result")
@@ -26,10 +28,12 @@ class NapuClient:
             spread.
         timeout: How long things may take.
         limits: Window and retransmission.
+        tenant: On whose behalf requests are made.
+        resume: Tickets of sessions to go on with, as :meth:`tickets` of another client gave them.
 
     Raises:
         LinkError: The link cannot be opened; the message says what would allow it.
-        ConfigError: An address or the link's name is wrong.
+        ConfigError: An address, the link's name, the tenant's or a ticket is wrong.
     """
 
     def __init__(
@@ -39,12 +43,12 @@ class NapuClient:
         *,
         timeout: Timeout | None = None,
         limits: RequesterLimits | None = None,
+        tenant: str = "",
+        resume: Sequence[bytes] = (),
     ) -> None:
-        addresses = [target] if isinstance(target, str) else list(target or ())
-        opened = open_link(link, port=0, peers=addresses).link if isinstance(link, str) else link
-        self._engine = Engine(opened, limits)
-        targets = [opened.parse_address(address) for address in addresses]
+        self._engine, targets = connect(link, target, limits, tenant, resume)
         self._operations = Operations(self._engine, timeout or Timeout(), targets)
+        self._streams = Streams(self._operations)
         self._limits = limits or RequesterLimits()
         self._running: dict[int, Running] = {}
 
@@ -85,6 +89,7 @@ class NapuClient:
         priority: int = 0,
         crc: bool = True,
         trailer: bool = True,
+        once: bool = True,
     ) -> Inference:
         """Run one inference and wait for its answer.
 
@@ -95,14 +100,27 @@ class NapuClient:
             priority: 0 to 255; higher goes first.
             crc: Whether request and reply carry a CRC-32C, end to end.
             trailer: Whether the answer says how it was made.
+            once: Whether it is executed at most once, however often it is sent.
 
         Raises:
             ConfigError: The data is not what the pipeline takes.
             StatusError: The appliance refuses; one class for each status.
             NapuTimeoutError: It does not answer.
         """
-        options = InferOptions(deadline, priority, crc, trailer)
-        return self._run(self._operations.infer(pipeline, data, options))
+        stream = self._streams.kept(pipeline, deadline, priority, crc, trailer, once)
+        number = stream.number()
+        stream.submit((data,), (number,))
+        try:
+            while number not in stream.results:
+                self._advance(stream)
+        except BaseException:
+            stream.cancel(number)
+            self._tell()
+            raise
+        result = stream.results.pop(number)
+        if isinstance(result, NapuError):
+            raise result
+        return result
 
     def infer_many(
         self,
@@ -122,29 +140,33 @@ class NapuClient:
             options: How each is asked for.
             return_errors: Yield the error in the place of an answer, instead of raising it.
         """
-        chosen = options or InferOptions()
-        targets = self._run(self._operations.prepare(pipeline))
-        room = window or self._limits.window * len(targets)
-        source, started = iter(items), deque[Running]()
+        stream = self._streams.open(pipeline, options or InferOptions())
         try:
+            room = window or self._limits.window * len(self._run(self._operations.prepare(pipeline)))
+            source, following = iter(items), 0
             while True:
-                while len(started) < room and (item := next(source, None)) is not None:
-                    started.append(self._start(self._operations.infer(pipeline, item, chosen)))
-                if not started:
+                chunk = list(islice(source, room - len(stream)))
+                if chunk:
+                    stream.submit(chunk, [stream.number() for _ in chunk])
+                if not len(stream):
                     return
-                first = started[0]
-                while not first.done:
-                    self._turn()
-                started.popleft()
-                if isinstance(first.error, NapuError) and return_errors:
-                    yield first.error
-                    continue
-                if first.error:
-                    raise first.error
-                yield first.result
+                while following not in stream.results:
+                    self._advance(stream)
+                while (result := stream.results.pop(following, None)) is not None:
+                    following += 1
+                    if isinstance(result, NapuError) and not return_errors:
+                        raise result
+                    yield result
         finally:
-            for running in started:
-                self._abandon(running)
+            self._streams.close(stream)
+            self._tell()
+
+    def tickets(self) -> list[bytes]:
+        """Return a ticket for each open session, with which another client, at the same address, goes on with it.
+
+        These sessions stay open when this client is closed.
+        """
+        return self._engine.tickets()
 
     def close(self) -> None:
         """Close the link; a second call does nothing."""
@@ -158,13 +180,22 @@ class NapuClient:
     ) -> None:
         self.close()
 
+    def _advance(self, stream: Stream) -> None:
+        """Bring a stream on by one turn."""
+        if stream.held:
+            self._run(stream.advance())
+        else:
+            self._turn()
+
     def _run(self, operation: Operation[Result]) -> Result:
         running = self._start(operation)
         try:
             while not running.done:
                 self._turn()
         finally:
-            self._abandon(running)
+            if running.token is not None:
+                self._running.pop(running.token, None)
+                self._engine.cancel(running.token)
         if running.error:
             raise running.error
         result: Result = running.result
@@ -176,20 +207,20 @@ class NapuClient:
             self._running[running.token] = running
         return running
 
-    def _abandon(self, running: Running) -> None:
-        if running.token is not None:
-            self._running.pop(running.token, None)
-            self._engine.requester.cancel(running.token)
-
     def _turn(self) -> None:
-        """Send, wait, receive, and move on the operations that something became of."""
-        self._engine.flush()
-        self._engine.wait()
-        self._engine.drain()
-        self._engine.flush()
-        for event in self._engine.events():
+        """Send, wait, receive, and move on what something became of."""
+        for event in self._engine.turn():
+            if not isinstance(event, Announced) and is_inference(event):
+                self._streams.take(event)
+                continue
             running = self._running.pop(event.token, None)
             if running:
                 running.take(event)
                 if running.token is not None:
                     self._running[running.token] = running
+
+    def _tell(self) -> None:
+        """Send what is to be sent at once, such as that requests are given up."""
+        if not self._engine.closed:
+            with suppress(LinkError):
+                self._engine.flush()

@@ -1,27 +1,39 @@
 """A link and a requester, joined: what both skins of the SDK drive, one from a loop of its own, one from asyncio's."""
 
+import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
-from host_sdk.wire.errors import ClosedError, LinkError
-from host_sdk.wire.exchange.requester import Datagram, Event, Request, Requester, RequesterLimits
+from host_sdk.wire.errors import ClosedError, ConfigError, LinkError
+from host_sdk.wire.exchange.answers import Event
+from host_sdk.wire.exchange.flight import Bodies
+from host_sdk.wire.exchange.pace import RequesterLimits
+from host_sdk.wire.exchange.requester import Request, Requester
+from host_sdk.wire.header import Header
+from host_sdk.wire.links.auto import open_link
 from host_sdk.wire.links.base import BURST, Link
-from host_sdk.wire.message import fragment_size_for
+from host_sdk.wire.schema import MAX_TENANT
 
 Now = Callable[[], int]
 ROUNDS = 16  # batches that are drained at one call at most, so that a flood cannot keep the caller from its timers
+_LOOK_NS = 150_000  # that an owner who waits looks for frames itself, which is faster than to be woken
+_LOOKS = len(os.sched_getaffinity(0)) > 1  # else it would keep the processor from those it waits for
+_FULL_NS = 100_000  # pause when the link has no buffers left
 
 
 class Engine:
-    """Sends what the requester wants sent and feeds it what arrives. Never blocks, but in :meth:`wait`.
+    """Sends what the requester wants sent and feeds it what arrives. Never blocks, but in :meth:`turn`.
 
     Args:
         link: The link; closed with the engine.
         limits: Window and retransmission.
+        tenant: On whose behalf requests are made.
         generator: Source of request ids; the system's by default, so that they cannot be guessed.
         now: Monotonic ns.
 
@@ -33,27 +45,39 @@ class Engine:
         self,
         link: Link,
         limits: RequesterLimits | None = None,
+        tenant: str = "",
         generator: random.Random | None = None,
         now: Now = time.monotonic_ns,
     ) -> None:
         self.link = link
         self._now = now
-        self.closed = False
-        self.requester = Requester(
-            fragment_size_for(link.mtu), generator or random.SystemRandom(), limits, link.smallest
-        )
-        self._backlog: list[Datagram] = []
+        self.closed = self._full = False
+        self.requester = Requester(link.mtu, generator or random.SystemRandom(), limits, link.smallest, tenant)
 
     def submit(self, request: Request) -> int:
-        """Queue a request; return the token of its events.
+        """Queue a request outside sessions; return the token of its events.
 
         Raises:
             ClosedError: The engine was closed.
             LocalProtocolError: The message cannot be encoded.
         """
-        if self.closed:
-            raise ClosedError("this client was closed")
+        self._check_open()
         return self.requester.submit(request, self._now())
+
+    def infer(self, peer: int, header: Header, bodies: Bodies, tokens: NDArray[np.int64], timeout_ns: int) -> None:
+        """Queue inferences, as :meth:`Requester.infer` does.
+
+        Raises:
+            ClosedError: The engine was closed.
+            LocalProtocolError: A message cannot be encoded.
+        """
+        self._check_open()
+        now = self._now()
+        self.requester.infer(peer, header, bodies, tokens, now, now + timeout_ns)
+
+    def cancel(self, token: int) -> None:
+        """Give a request up; the appliance is told at the next flush."""
+        self.requester.cancel(token, self._now())
 
     def flush(self) -> None:
         """Send what is due, as much of it as the link takes now.
@@ -61,24 +85,15 @@ class Engine:
         Raises:
             LinkError: The link is gone.
         """
-        self._backlog.extend(self.requester.to_send(self._now()))
-        self._push()
-
-    def _push(self) -> None:
-        """Send the backlog, as much of it as the link takes now."""
-        while self._backlog:
-            burst = self._backlog[:BURST]
-            buffers = self.link.allocate(len(burst))
-            if len(buffers) == 0:
+        self._full = False
+        while (timer := self.requester.next_timer()) is not None and timer <= (now := self._now()):
+            buffers = self.link.allocate(BURST)
+            self._full = not len(buffers)
+            count = self.requester.to_send(buffers, now)
+            if count:
+                self.link.send(buffers.first(count))
+            if count < len(buffers) or self._full:
                 return
-            burst = burst[: len(buffers)]
-            for index, (peer, pdu) in enumerate(burst):
-                start = int(buffers.starts[index])
-                buffers.memory[start : start + len(pdu)] = np.frombuffer(pdu, np.uint8)
-                buffers.lengths[index] = len(pdu)
-                buffers.peers[index] = peer
-            self.link.send(buffers)
-            del self._backlog[: len(burst)]
 
     def drain(self) -> None:
         """Take in what has arrived.
@@ -88,36 +103,111 @@ class Engine:
         """
         for _ in range(ROUNDS):
             batch = self.link.receive()
-            if len(batch) == 0:
+            if len(batch):
+                self.requester.receive(batch, self._now())
+            if len(batch) < BURST:
                 return
-            now = self._now()
-            for index, peer in enumerate(batch.peers.tolist()):
-                self.requester.receive(peer, batch.pdu(index).tobytes(), now)
 
     def events(self) -> list[Event]:
         """Take the events so far."""
-        events = []
-        while event := self.requester.next_event():
-            events.append(event)
-        return events
+        return self.requester.events()
+
+    def tickets(self) -> list[bytes]:
+        """Return a ticket for every open session, which stays open when the engine is closed."""
+        return [msgpack.packb(pair) for pair in self.requester.sessions()]
 
     def timer_ns(self) -> int | None:
         """Return ns until flush has work at the latest; None while nothing is pending."""
+        if self._full:
+            return _FULL_NS
         timer = self.requester.next_timer()
-        if self._backlog:
-            return 100_000  # the transmit ring was full: look again soon
         return None if timer is None else max(0, timer - self._now())
 
-    def wait(self) -> None:
-        """Block until frames have arrived or the next timer."""
-        self.link.wait(self.timer_ns())
+    def turn(self) -> list[Event]:
+        """Send, wait until frames have arrived or the next timer, receive; return what has become of requests.
+
+        Raises:
+            LinkError: The link is gone.
+        """
+        timer = self.requester.next_timer()
+        if timer is not None and 0 < timer <= self._now():
+            self.drain()  # answers come before timers: the owner may not have called for long
+        self.flush()
+        timeout_ns = self.timer_ns()
+        if timeout_ns != 0 and not self._look(timeout_ns):
+            self.link.wait(timeout_ns)
+            self.drain()
+        return self.requester.events()
+
+    def _look(self, timeout_ns: int | None) -> bool:
+        """Look for frames for as long as waking up takes; return whether there were any."""
+        if not _LOOKS:
+            return False
+        now = self._now()
+        end = now + (_LOOK_NS if timeout_ns is None else min(_LOOK_NS, timeout_ns))
+        while now < end:
+            batch = self.link.receive()
+            now = self._now()
+            if len(batch):
+                self.requester.receive(batch, now)
+                return True
+        return False
 
     def close(self) -> None:
-        """End the sessions and close the link; a second call does nothing."""
+        """End the sessions that are not kept and close the link; a second call does nothing."""
         if self.closed:
             return
         self.closed = True
-        self._backlog = list(self.requester.farewell())
+        self.requester.leave()
         with suppress(LinkError):  # of a link that is gone the sessions run out by themselves
-            self._push()
+            self.flush()
         self.link.close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedError("this client was closed")
+
+
+def connect(
+    link: Link | str,
+    target: str | Sequence[str] | None,
+    limits: RequesterLimits | None,
+    tenant: str,
+    tickets: Sequence[bytes],
+) -> tuple[Engine, list[int]]:
+    """Open a link and make an engine on it; return it with the peer keys of the targets.
+
+    Raises:
+        LinkError: The link cannot be opened.
+        ConfigError: An address, the link's name, the tenant's or a ticket is wrong.
+    """
+    addresses = [target] if isinstance(target, str) else list(target or ())
+    if len(tenant.encode()) > MAX_TENANT:
+        raise ConfigError(f"a tenant's name of {len(tenant.encode())} bytes; at most {MAX_TENANT} are taken")
+    sessions = [_read_ticket(ticket) for ticket in tickets]
+    opened = open_link(link, port=0, peers=addresses).link if isinstance(link, str) else link
+    try:
+        targets = [opened.parse_address(address) for address in addresses]
+    except ConfigError:
+        if opened is not link:
+            opened.close()
+        raise
+    engine = Engine(opened, limits, tenant)
+    for peer, session in sessions:
+        engine.requester.resume(peer, session)
+    return engine, targets
+
+
+def _read_ticket(ticket: bytes) -> tuple[int, int]:
+    """Return peer key and session of a ticket.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        peer, session = msgpack.unpackb(ticket)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException):
+        peer = session = None
+    if type(peer) is not int or type(session) is not int or not 0 < session < 1 << 32:
+        raise ConfigError("this is no ticket of a session; take one that tickets() gave")
+    return peer, session

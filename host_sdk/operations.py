@@ -5,28 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgpack
-import numpy as np
-from numpy.typing import NDArray
 
 from host_sdk.engine import Engine
-from host_sdk.results import Appliance, Inference, Pipeline, unpack_map, unpack_outputs
-from host_sdk.wire.errors import (
-    ConfigError,
-    NapuTimeoutError,
-    RemoteProtocolError,
-    UnknownPipelineError,
-    UnknownSessionError,
-)
-from host_sdk.wire.exchange.requester import Event, Request
+from host_sdk.results import Appliance, Pipeline, unpack_map
+from host_sdk.wire.errors import ConfigError, NapuTimeoutError, RemoteProtocolError, UnknownPipelineError
+from host_sdk.wire.exchange.answers import Announced, Event
+from host_sdk.wire.exchange.requester import Request
 from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import BROADCAST
-from host_sdk.wire.message import Message
 from host_sdk.wire.schema import Flag, Opcode
 
 Result = TypeVar("Result")
 Operation = Generator[Request, list[Event], Result]
-_MENDS = 2  # times that an inference is asked for again because a session or a handle was forgotten
-Data = bytes | NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +43,14 @@ class InferOptions:
         priority: 0 to 255; higher goes first.
         crc: Whether request and reply carry a CRC-32C, end to end.
         trailer: Whether the reply says how it was made.
+        once: Whether it is executed at most once, however often it is sent; else, at least once if it is answered.
     """
 
     deadline: float | None = None
     priority: int = 0
     crc: bool = True
     trailer: bool = True
+    once: bool = True
 
     def header(self, handle: int) -> Header:
         """Return the header of a request with these options.
@@ -71,7 +63,8 @@ class InferOptions:
         deadline = 0 if self.deadline is None else round(self.deadline * 1e6)
         if self.deadline is not None and not 1 <= deadline < 1 << 32:
             raise ConfigError(f"deadline of {self.deadline} s; it must be 1 µs to 4294 s")
-        flags = (Flag.CRC if self.crc else 0) | (Flag.TRAILER if self.trailer else 0)
+        chosen = ((self.crc, Flag.CRC), (self.trailer, Flag.TRAILER), (self.once, Flag.ONCE))
+        flags = sum(int(flag) for wanted, flag in chosen if wanted)
         return Header(Opcode.INFER, 0, flags, pipeline=handle, priority=self.priority, deadline=deadline)
 
 
@@ -90,16 +83,15 @@ class Operations:
 
     def discover(self) -> Operation[list[Appliance]]:
         """Ask everybody on the link who they are; appliances are sorted by address."""
-        body = Header(Opcode.DISCOVER, 0, Flag.CRC)
-        events = yield Request(BROADCAST, body, timeout_ns=_ns(self.timeout.discovery), gathers=True)
+        events = yield Request(BROADCAST, Header(Opcode.DISCOVER, 0, Flag.CRC), b"", ns(self.timeout.discovery))
         found: dict[int, Appliance] = {}
         for event in events:
-            if event.reply is not None:
+            if isinstance(event, Announced) and event.body is not None:
                 address = self.engine.link.format_address(event.peer)
                 try:
-                    found[event.peer] = Appliance.parse(event.peer, address, unpack_map(event.reply.body))
+                    found[event.peer] = Appliance.parse(event.peer, address, unpack_map(event.body))
                 except RemoteProtocolError:
-                    self.engine.requester.bad_frames += 1
+                    self.engine.requester.ignore()
         return sorted(found.values(), key=lambda appliance: appliance.key)
 
     def find_targets(self) -> Operation[list[int]]:
@@ -138,9 +130,12 @@ class Operations:
             NapuTimeoutError: It does not answer.
         """
         body = msgpack.packb({"op": operation, **arguments})
-        timeout_ns = _ns(self.timeout.control)
-        reply = _reply((yield Request(peer, Header(Opcode.CONTROL, 0, Flag.CRC), body, timeout_ns)))
-        return unpack_map(reply.body)
+        (answer,) = yield Request(peer, Header(Opcode.CONTROL, 0, Flag.CRC), body, ns(self.timeout.control))
+        if isinstance(answer, Announced):
+            raise RemoteProtocolError("an announcement is no answer to an operation")
+        if answer.error is not None:
+            raise answer.error
+        return unpack_map(answer.bodies[0].tobytes())
 
     def pipelines(self, peer: int) -> Operation[list[Pipeline]]:
         """Return what an appliance serves, asked anew."""
@@ -152,15 +147,29 @@ class Operations:
         self._pipelines[peer] = {pipeline.name: pipeline for pipeline in found}
         return found
 
-    def _pipeline(self, peer: int, name: str) -> Operation[Pipeline]:
-        if name not in self._pipelines.get(peer, {}):
+    def known(self, peer: int, name: str) -> Pipeline | None:
+        """Return a pipeline as it was learnt last; None where it has to be asked for."""
+        return self._pipelines.get(peer, {}).get(name)
+
+    def doubt(self, peer: int, pipeline: Pipeline) -> None:
+        """Forget what an appliance serves, as its handles may be others now, unless that was learnt anew already."""
+        if self.known(peer, pipeline.name) is pipeline:
+            del self._pipelines[peer]
+
+    def pipeline(self, peer: int, name: str) -> Operation[Pipeline]:
+        """Return a pipeline of an appliance, asked for where it is not known.
+
+        Raises:
+            UnknownPipelineError: The appliance does not serve it.
+        """
+        if self.known(peer, name) is None:
             yield from self.pipelines(peer)
-        try:
-            return self._pipelines[peer][name]
-        except KeyError:
-            known = ", ".join(sorted(self._pipelines[peer])) or "none"
+        found = self.known(peer, name)
+        if found is None:
+            serves = ", ".join(sorted(self._pipelines[peer])) or "none"
             address = self.engine.link.format_address(peer)
-            raise UnknownPipelineError(f"{address} serves no pipeline {name!r}; it serves: {known}") from None
+            raise UnknownPipelineError(f"{address} serves no pipeline {name!r}; it serves: {serves}")
+        return found
 
     def prepare(self, name: str) -> Operation[list[int]]:
         """Find the targets and learn what the pipeline is on each of them; return the targets.
@@ -170,79 +179,24 @@ class Operations:
         """
         targets = yield from self.find_targets()
         for peer in list(targets):
-            yield from self._pipeline(peer, name)
+            yield from self.pipeline(peer, name)
         return targets
 
-    def infer(self, name: str, data: Data, options: InferOptions) -> Operation[Inference]:
-        """Run one inference on the target that has the fewest to answer.
-
-        Raises:
-            ConfigError: The data is not what the pipeline takes.
-            StatusError: The appliance refuses.
-            NapuTimeoutError: It does not answer.
-        """
-        targets = yield from self.find_targets()
-        peer = min(targets, key=self.engine.requester.load)
-        self.targets = [*(target for target in targets if target != peer), peer]  # among equals: in turn
-        for _ in range(_MENDS):
-            pipeline = yield from self._pipeline(peer, name)
-            try:
-                return (yield from self._infer(peer, pipeline, data, options))
-            except (UnknownPipelineError, UnknownSessionError):
-                # The handle is of an earlier load, or of an earlier life of the appliance: learn the new one.
-                if self._pipelines.get(peer, {}).get(name) is pipeline:  # else another operation has learnt it already
-                    del self._pipelines[peer]
-        pipeline = yield from self._pipeline(peer, name)
-        return (yield from self._infer(peer, pipeline, data, options))
-
-    def _infer(self, peer: int, pipeline: Pipeline, data: Data, options: InferOptions) -> Operation[Inference]:
-        header, body = options.header(pipeline.handle), encode_input(pipeline, data)
-        events = yield Request(peer, header, body, _ns(self.timeout.request), in_session=True)
-        reply = _reply(events)
-        return Inference(
-            outputs=unpack_outputs(pipeline.outputs, reply.body),
-            appliance=self.engine.link.format_address(peer),
-            latency_us=events[0].latency_ns / 1000,
-            transmissions=events[0].transmissions,
-            trailer=reply.trailer,
-        )
+    def share(self, count: int) -> list[tuple[int, int]]:
+        """Return how many of so many requests go to which target, so that all have as equal a load as can be."""
+        if len(self.targets) == 1:
+            return [(self.targets[0], count)]
+        loads = [self.engine.requester.load(peer) for peer in self.targets]
+        shares, last = [0] * len(loads), 0
+        for _ in range(count):
+            last = loads.index(min(loads))
+            loads[last] += 1
+            shares[last] += 1
+        chosen = [(peer, share) for peer, share in zip(self.targets, shares, strict=True) if share]
+        self.targets = [*self.targets[:last], *self.targets[last + 1 :], self.targets[last]]  # among equals: in turn
+        return chosen
 
 
-def encode_input(pipeline: Pipeline, data: Data) -> bytes:
-    """Return the body of a request.
-
-    Raises:
-        ConfigError: The data is not what the pipeline takes; the message says what it does.
-    """
-    raw = isinstance(data, bytes | bytearray | memoryview)
-    if pipeline.input is None:
-        if not raw:
-            raise ConfigError(f"pipeline {pipeline.name} takes encoded media ({', '.join(pipeline.formats)}) as bytes")
-        if len(data) > pipeline.max_bytes:
-            raise ConfigError(f"{len(data)} bytes; pipeline {pipeline.name} takes at most {pipeline.max_bytes}")
-        return bytes(data)
-    if isinstance(data, np.ndarray):
-        shape = pipeline.input.shape
-        if data.dtype != pipeline.input.dtype or data.shape not in (shape, (1, *shape)):
-            raise ConfigError(
-                f"{data.dtype} {list(data.shape)}; pipeline {pipeline.name} takes {pipeline.input.dtype} {list(shape)}"
-            )
-        return np.ascontiguousarray(data, pipeline.input.numpy_dtype).tobytes()
-    if not raw:
-        raise ConfigError(f"{type(data).__name__}; pipeline {pipeline.name} takes an array or its bytes")
-    if len(data) != pipeline.input.size:
-        raise ConfigError(f"{len(data)} bytes; pipeline {pipeline.name} takes exactly {pipeline.input.size}")
-    return bytes(data)
-
-
-def _reply(events: list[Event]) -> Message:
-    event = events[0]
-    if event.error is not None:
-        raise event.error
-    if event.reply is None:
-        raise RemoteProtocolError("a request ended without answer")
-    return event.reply
-
-
-def _ns(seconds: float) -> int:
+def ns(seconds: float) -> int:
+    """Return seconds in ns."""
     return round(seconds * 1e9)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host_sdk.wire.errors import RemoteProtocolError
+from host_sdk.wire.exchange.answers import Answers
 from host_sdk.wire.message import Trailer
 from host_sdk.wire.schema import STAGES
 
@@ -209,23 +210,70 @@ class Appliance:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """An answer.
+class Layout:
+    """Where a pipeline's outputs are in its answers.
+
+    Args:
+        outputs: The tensors, in order.
 
     Attributes:
-        outputs: Output name to array.
-        appliance: Address of the appliance that answered.
-        latency_us: From the first transmission of the request to the whole answer.
-        transmissions: Times that the request was sent.
-        trailer: What the appliance says of how the answer was made; None where none was asked for.
+        size: Bytes of an answer.
     """
 
-    outputs: dict[str, NDArray[Any]]
-    appliance: str
-    latency_us: float
-    transmissions: int
-    trailer: Trailer | None
+    def __init__(self, outputs: tuple[Tensor, ...]) -> None:
+        self._places: list[tuple[str, np.dtype[Any], tuple[int, ...], slice]] = []
+        self.size = 0
+        for tensor in outputs:
+            place = slice(self.size, self.size + tensor.size)
+            self._places.append((tensor.name, tensor.numpy_dtype, tensor.shape, place))
+            self.size += tensor.size
+
+    def unpack(self, body: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """Return views of the tensors in an answer, uint8 [size], by name."""
+        return {name: body[place].view(dtype).reshape(shape) for name, dtype, shape, place in self._places}
+
+
+class Inference:
+    """An answer: one of a batch that came in together, looked at only as far as it is asked for.
+
+    Args:
+        layout: Where its tensors are.
+        appliance: Address of the appliance that answered.
+        answers: The batch.
+        row: Its row there.
+    """
+
+    __slots__ = ("_answers", "_layout", "_outputs", "_row", "appliance")
+
+    def __init__(self, layout: Layout, appliance: str, answers: Answers, row: int) -> None:
+        self._layout, self._answers, self._row, self.appliance = layout, answers, row, appliance
+        self._outputs: dict[str, NDArray[Any]] | None = None
+
+    def __repr__(self) -> str:
+        return f"Inference({self.outputs!r}, appliance={self.appliance!r}, latency_us={self.latency_us})"
+
+    @property
+    def outputs(self) -> dict[str, NDArray[Any]]:
+        """Output name to array."""
+        if self._outputs is None:
+            self._outputs = self._layout.unpack(self._answers.bodies[self._row])
+        return self._outputs
+
+    @property
+    def latency_us(self) -> float:
+        """µs from the first transmission of the request to the whole answer."""
+        return int(self._answers.latency_ns[self._row]) / 1000
+
+    @property
+    def transmissions(self) -> int:
+        """Times that the request was sent, at least in part."""
+        return int(self._answers.transmissions[self._row])
+
+    @property
+    def trailer(self) -> Trailer | None:
+        """What the appliance says of how the answer was made; None where none was asked for."""
+        trailers = self._answers.trailers
+        return None if trailers is None else Trailer.decode(trailers[self._row].tobytes())
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -240,23 +288,7 @@ class Inference:
     @property
     def stages_us(self) -> dict[str, float]:
         """Stage to measured µs; empty without trailer."""
-        if self.trailer is None:
+        trailer = self.trailer
+        if trailer is None:
             return {}
-        return {stage: ns / 1000 for stage, ns in zip(STAGES, self.trailer.measured_ns, strict=True)}
-
-
-def unpack_outputs(outputs: tuple[Tensor, ...], body: bytes) -> dict[str, NDArray[Any]]:
-    """Cut an answer into its tensors.
-
-    Raises:
-        RemoteProtocolError: It has another size than they.
-    """
-    expected = sum(tensor.size for tensor in outputs)
-    if len(body) != expected:
-        raise RemoteProtocolError(f"answer of {len(body)} bytes; its tensors have {expected}")
-    arrays, at = {}, 0
-    for tensor in outputs:
-        flat = np.frombuffer(body, tensor.numpy_dtype, tensor.size // tensor.numpy_dtype.itemsize, at)
-        arrays[tensor.name] = flat.reshape(tensor.shape)
-        at += tensor.size
-    return arrays
+        return {stage: ns / 1000 for stage, ns in zip(STAGES, trailer.measured_ns, strict=True)}

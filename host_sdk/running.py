@@ -4,7 +4,7 @@ from typing import Any
 
 from host_sdk.engine import Engine
 from host_sdk.operations import Operation
-from host_sdk.wire.exchange.requester import Event
+from host_sdk.wire.exchange.answers import Announced, Event
 
 
 class Running:
@@ -19,7 +19,6 @@ class Running:
     def __init__(self, engine: Engine, operation: Operation[Any]) -> None:
         self._engine, self._operation = engine, operation
         self._events: list[Event] = []
-        self._gathering = False
         self.token: int | None = None
         self.result: Any = None
         self.error: Exception | None = None
@@ -33,14 +32,13 @@ class Running:
     def take(self, event: Event) -> None:
         """Take an event of its request."""
         self._events.append(event)
-        if event.reply is None or not self._gathering:
+        if not (isinstance(event, Announced) and event.body is not None):
             events, self._events = self._events, []
             self._advance(events)
 
     def _advance(self, events: list[Event] | None) -> None:
         try:
             request = next(self._operation) if events is None else self._operation.send(events)
-            self._gathering = request.gathers
             self.token = self._engine.submit(request)
         except StopIteration as stop:
             self.token, self.result = None, stop.value

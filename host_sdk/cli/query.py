@@ -20,8 +20,9 @@ from host_sdk.cli.output import (
     table,
 )
 from host_sdk.client import NapuClient
-from host_sdk.operations import Data, InferOptions
+from host_sdk.operations import InferOptions
 from host_sdk.results import Inference
+from host_sdk.streams import Data
 from host_sdk.wire.errors import ConfigError, NapuError
 
 pipelines_app = typer.Typer(help="List, install and remove pipelines.", no_args_is_help=False)
@@ -62,13 +63,14 @@ def infer(
     timeout: TimeoutOption = 5.0,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which the answer is worthless.")] = None,
     priority: Annotated[int, typer.Option(min=0, max=255, help="Higher goes first.")] = 0,
+    once: Annotated[bool, typer.Option(help="Execute each at most once, however often it is sent.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Run a pipeline on each file and print what comes out, in the files' order.
 
     Exit status 0 when all were answered; else that of the first that was not.
     """
-    options = InferOptions(deadline, priority)
+    options = InferOptions(deadline, priority, once=once)
     with failures(as_json=as_json), client(link, target, lab, timeout) as napu:
         items = [_read(file) for file in files]
         answers = list(napu.infer_many(pipeline, items, options=options, return_errors=True))

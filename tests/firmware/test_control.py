@@ -46,7 +46,8 @@ def test_identity(control: Control) -> None:
     status, identity = ask(control, op="identity")
     assert status is Status.OK
     assert sorted(identity) == [
-        "address", "counters", "credits", "device", "firmware", "link", "mtu", "name", "pipelines", "profile", "protocol"
+        "address", "counters", "credits", "device", "firmware", "link", "mtu", "name",
+        "pipelines", "profile", "protocol"
     ]  # fmt: skip
     assert sorted(identity["firmware"]) == ["digest", "epoch", "pid", "version"]
     assert (identity["firmware"]["epoch"], identity["firmware"]["digest"]) == (3, "ab" * 32)

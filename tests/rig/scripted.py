@@ -11,6 +11,9 @@ from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
 from tests.rig.frames import CLOSE, CONTROL, CRC_FLAG, DISCOVER, INFER, OPEN, REPLY, Pdu, decode, message
 
 SESSION = 0x00010000
+ONCE_FLAG = 8
+NOTICE = 0x20  # the bit that tells notices from requests
+MAX_MESSAGE = 1 << 24
 PIPELINES = {
     "pipelines": [
         {
@@ -43,7 +46,7 @@ Infer = Callable[[Pdu], list[Pdu]]
 def reply_to(asked: Pdu, body: bytes = b"", *, status: int = 0, retry_after: int = 0, **fields: int) -> Pdu:
     """Return the answer to a request, with a CRC if that had one; ``fields`` override what it repeats."""
     shown = {
-        "flags": asked.flags & CRC_FLAG,
+        "flags": asked.flags & (CRC_FLAG | ONCE_FLAG),
         "session": asked.session,
         "priority": asked.priority,
         "credits": 64,
@@ -60,13 +63,21 @@ class Scripted:
         infer: What a request is answered with.
         control: The body of answers to CONTROL and DISCOVER, by operation.
         asked: Every request that came in.
+        notices: Every notice that did.
+        bounds: What an OPENED says, but for base and next.
+        mtu: Longer PDUs are lost on the way.
+        silent: Whether nothing is answered.
     """
 
     def __init__(self, switch: MemorySwitch, infer: Infer | None = None) -> None:
         self.infer: Infer = infer or (lambda asked: [reply_to(asked, asked.payload[:4])])
         self.control: dict[str, Any] = {"pipelines": PIPELINES, "identity": IDENTITY}
         self.asked: list[Pdu] = []
+        self.notices: list[Pdu] = []
+        self.bounds: dict[str, Any] = {"credits": 64, "max_message": MAX_MESSAGE, "window": 128, "fragments": 256}
+        self.mtu = 1 << 16
         self.silent = False
+        self._base = self._highest = 0
         self._link: MemoryLink = switch.attach()
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="scripted appliance")
@@ -80,7 +91,13 @@ class Scripted:
             self._link.wait(5_000_000)
             batch = self._link.receive()
             for index, peer in enumerate(batch.peers.tolist()):
-                asked = decode(batch.pdu(index).tobytes())
+                data = batch.pdu(index).tobytes()
+                asked = decode(data)
+                if len(data) > self.mtu:
+                    continue
+                if asked.opcode & NOTICE:
+                    self.notices.append(asked)
+                    continue
                 self.asked.append(asked)
                 for answer in [] if self.silent else self._answers(asked):
                     self.send(peer, answer)
@@ -95,7 +112,7 @@ class Scripted:
 
     def _answers(self, asked: Pdu) -> list[Pdu]:
         if asked.opcode == OPEN:
-            return [reply_to(asked, msgpack.packb({}), session=SESSION)]
+            return [self._opened(asked)]
         if asked.opcode == DISCOVER:
             return [reply_to(asked, msgpack.packb(self.control["identity"]))]
         if asked.opcode == CONTROL:
@@ -104,7 +121,28 @@ class Scripted:
         if asked.opcode == CLOSE:
             return [reply_to(asked)]
         assert asked.opcode == INFER
+        if asked.flags & ONCE_FLAG:
+            self._highest = max(self._highest, asked.request)
         return self.infer(asked)
+
+    @staticmethod
+    def content(asked: Pdu) -> dict[str, Any]:
+        """Return the map in a request."""
+        return dict(msgpack.unpackb(asked.payload[: -4 if asked.flags & CRC_FLAG else None]))
+
+    def _opened(self, asked: Pdu) -> Pdu:
+        """Return the answer to an OPEN, as long as that was."""
+        content = self.content(asked)
+        if content.get("resume") == SESSION and self._base:
+            self._highest += (1 << 32) - 1
+        else:
+            self._base = self._highest = asked.request
+        said = {**self.bounds, "base": self._base, "next": self._highest + 1}
+        if "padding" in content:
+            said["padding"] = bytes(300)
+            shorter = len(asked.payload) - 4 - len(msgpack.packb(said))
+            said["padding"] = bytes(300 + shorter)
+        return reply_to(asked, msgpack.packb(said), session=SESSION)
 
     def infers(self) -> list[Pdu]:
         """Return the inference requests that came in."""

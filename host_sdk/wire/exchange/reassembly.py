@@ -115,7 +115,7 @@ class Reassembler:
         return Whole(payload, partial.began, header.fragments * HEADER_SIZE + len(payload))
 
     def have(self, peer: int, header: Header) -> NDArray[np.bool_] | None:
-        """Return which fragments have arrived of the unfinished message that a fragment belongs to, bool [fragments]."""
+        """Return which fragments have arrived of the unfinished message that one belongs to, bool [fragments]."""
         partial = self._partials.get((peer, header.session, header.request, header.opcode))
         if partial is None:
             return None

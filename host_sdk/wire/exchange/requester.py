@@ -1,429 +1,433 @@
-"""The requester's side of the protocol: sessions, credits, retransmission, replies. Sans-IO.
+"""The requester's side of the protocol, for any number of appliances over one link. Sans-IO.
 
-The owner calls :meth:`Requester.submit`, sends what :meth:`Requester.to_send` yields, feeds :meth:`Requester.receive`
-and takes :meth:`Requester.next_event`; at the latest at :meth:`Requester.next_timer` it calls to_send again. Times are
-ns on any monotonic clock; the generator gives request ids that a stale reply cannot match.
+The owner submits, has :meth:`Requester.to_send` write into the link's buffers, feeds :meth:`Requester.receive` and
+takes :meth:`Requester.events`; at the latest at :meth:`Requester.next_timer` it calls to_send again. Times are ns on
+any monotonic clock; the generator gives ids that a stale reply cannot match.
 """
 
 import random
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-import msgpack
+import numpy as np
+from numpy.typing import NDArray
 
-from host_sdk.wire.errors import (
-    FrameError,
-    NapuError,
-    NapuTimeoutError,
-    RemoteProtocolError,
-    status_error,
-)
-from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
+from host_sdk.wire.errors import FrameError, LocalProtocolError, NapuError, status_error
+from host_sdk.wire.exchange.alike import Alike
+from host_sdk.wire.exchange.answers import Event
+from host_sdk.wire.exchange.course import Shared
+from host_sdk.wire.exchange.flight import Bodies, write_pdu
+from host_sdk.wire.exchange.gathering import Gatherings
+from host_sdk.wire.exchange.opening import Opening, path_sizes
+from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip
+from host_sdk.wire.exchange.reassembly import Reassembler
+from host_sdk.wire.exchange.window import RequestWindow
 from host_sdk.wire.header import Header, decode_header
-from host_sdk.wire.message import Message, check_message, decode_message, encode_message, fragment_frames
-from host_sdk.wire.schema import HEADER_SIZE, REPLY_BIT, RETRY_AFTER_UNIT_US, Flag, Opcode, Status
+from host_sdk.wire.links.base import FrameBatch
+from host_sdk.wire.message import (
+    Message,
+    check_flags,
+    check_message,
+    decode_message,
+    encode_message,
+    fragment_frames,
+    fragment_size_for,
+)
+from host_sdk.wire.records import StridedView
+from host_sdk.wire.schema import (
+    CRC_SIZE,
+    FIRST_FRAGMENTS,
+    HEADER_SIZE,
+    MAX_TENANT,
+    MIN_MTU,
+    Flag,
+    Opcode,
+    Status,
+)
 
-Datagram = tuple[int, bytes]  # peer key, PDU
-TRANSIENT = (Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, Status.BAD_CRC)
-
-
-@dataclass(frozen=True, slots=True)
-class RequesterLimits:
-    """How a requester paces itself.
-
-    Attributes:
-        window: Requests outstanding at one appliance at most, whatever credit it grants.
-        first_rto_ns: Retransmission timeout before the round trip is known; and of CONTROL, which may take its time.
-        min_rto_ns: Smallest retransmission timeout.
-        max_rto_ns: Largest one, that back-off ends at.
-    """
-
-    window: int = 64
-    first_rto_ns: int = 250_000_000
-    min_rto_ns: int = 50_000_000
-    max_rto_ns: int = 1_000_000_000
+_CONTROLS = 64  # that may be outstanding at one appliance
+_SMALL = MIN_MTU - HEADER_SIZE  # bytes of a message that fits one PDU on any path
+_MOST_KINDS = 1024
+_NUMBER = slice(8, 16)  # of a header's bytes: the request id, in which alike frames differ
+_Key = tuple[int, int, bytes, bytes]  # peer, bytes of the PDU, header without its request
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the owner asks for.
+    """What the owner asks for outside sessions.
 
     Attributes:
         peer: Peer key of the appliance, or links.base.BROADCAST for a DISCOVER.
-        header: Opcode, pipeline, priority, deadline and flags; the rest is filled in.
+        header: Opcode, CONTROL or DISCOVER, and flags; the rest is filled in.
         body: The message's body.
-        timeout_ns: Time from submission after which the request fails.
-        in_session: Whether it needs a session, which is opened where there is none.
-        gathers: Whether every reply until the timeout counts, as with DISCOVER.
+        timeout_ns: Time from submission after which the request fails, or a DISCOVER is over.
     """
 
     peer: int
     header: Header
     body: bytes = b""
     timeout_ns: int = 2_000_000_000
-    in_session: bool = False
-    gathers: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something became of a request.
-
-    Attributes:
-        token: What submit returned.
-        peer: Who answered.
-        reply: The answer, with status OK; None where the request failed or a gathering is over.
-        error: Why it failed.
-        latency_ns: From the first transmission to the answer.
-        transmissions: Times that the request was sent.
-    """
-
-    token: int
-    peer: int
-    reply: Message | None = None
-    error: NapuError | None = None
-    latency_ns: int = 0
-    transmissions: int = 0
-
-
-@dataclass(slots=True)
-class _Flight:
-    token: int
-    request: Request
-    expires: int
-    header: Header | None = None
-    pdus: list[bytes] = field(default_factory=list)
-    first_sent: int = 0
-    transmissions: int = 0
-    rto: int = 0
-    due: int = 0  # when to send (again)
-    refusal: NapuError | None = None  # the last answer that said: not now
+    @property
+    def gathers(self) -> bool:
+        """Whether every answer until the timeout counts."""
+        return self.header.opcode == Opcode.DISCOVER
 
 
 @dataclass(slots=True)
 class _Appliance:
     """What is known of one appliance."""
 
-    session: int | None = None
-    opening: bool = False
-    credits: int = 1
-    outstanding: int = 0
-    waiting: deque[int] = field(default_factory=deque)
-    smoothed_ns: int | None = None
-    variation_ns: int = 0
-
-    def measure(self, sample_ns: int) -> None:
-        """Take one round trip into the estimate (RFC 6298, section 2)."""
-        if self.smoothed_ns is None:
-            self.smoothed_ns, self.variation_ns = sample_ns, sample_ns // 2
-            return
-        self.variation_ns += (abs(self.smoothed_ns - sample_ns) - self.variation_ns) // 4
-        self.smoothed_ns += (sample_ns - self.smoothed_ns) // 8
-
-
-def _error_of(reply: Message) -> NapuError | None:
-    header = reply.header
-    if header.status == Status.OK:
-        return None
-    detail = reply.body.decode("utf-8", "replace")
-    return status_error(header.status, detail, header.retry_after * RETRY_AFTER_UNIT_US / 1e6)
+    window: RequestWindow
+    control: RequestWindow
+    round_trip: RoundTrip
+    opening: Opening | None = None
+    path_mtu: int | None = None
+    resume: int = 0
+    kept: bool = False  # its session stays open when the owner leaves
 
 
 class Requester:
     """Requests to any number of appliances over one link.
 
     Args:
-        fragment_size: Bytes of a message in one PDU, from the link's MTU.
+        mtu: Bytes of the link's largest PDU.
         generator: Source of request ids.
-        limits: Window and timeouts.
+        limits: Windows and timeouts.
         smallest: Bytes up to which the link pads its frames.
+        tenant: On whose behalf requests are made.
+
+    Attributes:
+        bad_frames: Frames and messages that could not be read.
+        stale_replies: Frames that nothing waited for.
+
+    Raises:
+        LocalProtocolError: The tenant's name is too long.
     """
 
     def __init__(
         self,
-        fragment_size: int,
+        mtu: int,
         generator: random.Random,
         limits: RequesterLimits | None = None,
         smallest: int = 0,
+        tenant: str = "",
     ) -> None:
-        self.fragment_size = fragment_size
+        if len(tenant.encode()) > MAX_TENANT:
+            raise LocalProtocolError(f"a tenant's name of {len(tenant.encode())} bytes; at most {MAX_TENANT} are taken")
         self.limits = limits or RequesterLimits()
-        self.bad_frames = 0
-        self.stale_replies = 0
-        self._smallest = smallest
-        self._generator = generator
+        self._mtu, self._smallest, self._tenant = mtu, smallest, tenant
+        self._draw = generator.getrandbits
+        self._bad = self._stale = 0
         self._appliances: dict[int, _Appliance] = {}
-        self._flights: dict[int, _Flight] = {}
-        self._by_request: dict[int, int] = {}  # request id -> token; ids are unique over all sessions
         self._tokens = 0
-        self._reassembler = Reassembler(ReassemblyLimits())
-        self._events: deque[Event] = deque()
+        self._reassembler = Reassembler()
+        self._events: list[Event] = []
+        self._shared = Shared(self._events, self._reassembler, self._draw)
+        self._gatherings = Gatherings(self._events, self._draw, self.limits.first_rto_ns)
+        self._out: deque[tuple[int, bytes]] = deque()
+        self._headers = StridedView(HEADER_SIZE)
+        self._kinds: dict[_Key, tuple[RequestWindow, Alike]] = {}
 
     # ---- what the owner asks -------------------------------------------------------------------------------------
 
     def submit(self, request: Request, now: int) -> int:
-        """Queue a request and return the token that its events carry.
+        """Queue a request outside sessions, and return the token of its events, which is below 2**32.
 
         Raises:
-            LocalProtocolError: The message cannot be encoded.
+            LocalProtocolError: The message cannot be encoded, or is of another opcode.
         """
-        check_message(Message(request.header, request.body), self.fragment_size)
+        check_message(Message(request.header, request.body), _SMALL)
         self._tokens += 1
-        flight = _Flight(self._tokens, request, now + request.timeout_ns)
-        self._flights[flight.token] = flight
-        self._appliance(request.peer).waiting.append(flight.token)
-        if request.in_session:
-            self._open_session(request.peer, now, request.timeout_ns)
+        if request.gathers:
+            expires = now + request.timeout_ns
+            self._gatherings.begin(self._tokens, request.peer, request.header, request.body, now, expires)
+        elif request.header.opcode == Opcode.CONTROL:
+            appliance = self._appliance(request.peer)
+            tokens, expires = np.array([self._tokens]), now + request.timeout_ns
+            appliance.control.submit(request.header, [request.body], tokens, now, expires)
+            if appliance.path_mtu is None and len(request.body) + CRC_SIZE > _SMALL:
+                self._open(appliance)
         else:
-            self._admit(flight, now)
-        return flight.token
+            raise LocalProtocolError(f"opcode {request.header.opcode:#x} is no request outside sessions")
+        return self._tokens
 
-    def cancel(self, token: int) -> None:
-        """Forget a request; a late reply to it is counted as stale."""
-        flight = self._flights.get(token)
-        if flight:
-            self._finish(flight)
+    def infer(
+        self, peer: int, header: Header, bodies: Bodies, tokens: NDArray[np.int64], now: int, expires: int
+    ) -> None:
+        """Queue INFER requests to one appliance, alike but for their bodies; a session is opened where there is none.
+
+        Args:
+            peer: The appliance.
+            header: Pipeline, priority, deadline and flags.
+            bodies: uint8 [n, size], copied; or a list of bodies of any sizes.
+            tokens: int64 [n], at least 2**32, what their answers are told by.
+            now: Time in ns.
+            expires: When those without answer fail, in ns.
+
+        Raises:
+            LocalProtocolError: A value does not fit, or a body is too long.
+        """
+        appliance = self._appliance(peer)
+        appliance.window.submit(header, bodies, tokens, now, expires)
+        if appliance.window.bounds is None:
+            self._open(appliance)
+
+    def cancel(self, token: int, now: int) -> None:
+        """Give a request up, without an event; a late reply to it is counted as stale."""
+        self._gatherings.cancel(token)
+        for appliance in self._appliances.values():
+            appliance.window.cancel(token, now)
+            appliance.control.cancel(token, now)
+
+    def resume(self, peer: int, session: int) -> None:
+        """Go on with a session from before, when the next request to the appliance opens one."""
+        self._appliance(peer).resume = session
+
+    def sessions(self) -> list[tuple[int, int]]:
+        """Return peer and number of every session that is open, and keep them open when the owner leaves."""
+        found = []
+        for peer, appliance in self._appliances.items():
+            if appliance.window.bounds:
+                appliance.kept = True
+                found.append((peer, appliance.window.bounds.session))
+        return found
+
+    def leave(self) -> None:
+        """Queue a CLOSE for every open session that is not kept, for an owner that waits for no answer."""
+        self._out.clear()
+        for peer, appliance in self._appliances.items():
+            bounds = appliance.window.bounds
+            if bounds and not appliance.kept:
+                header = Header(Opcode.CLOSE, self._draw(63) or 1, Flag.CRC, session=bounds.session)
+                self._out.extend((peer, pdu) for pdu in fragment_frames(*encode_message(Message(header), _SMALL)))
+        self._appliances.clear()
+        self._gatherings.clear()
 
     def load(self, peer: int) -> int:
-        """Return how many requests in sessions are outstanding at the peer or wait for its credit."""
-        appliance = self._appliance(peer)
-        return appliance.outstanding + len(appliance.waiting)
+        """Return how many INFER requests are outstanding at the appliance or wait to be sent."""
+        appliance = self._appliances.get(peer)
+        return appliance.window.load if appliance else 0
 
     @property
     def pending(self) -> int:
-        """Requests that are not finished."""
-        return len(self._flights)
+        """Requests that are not settled."""
+        loads = (appliance.window.load + appliance.control.load for appliance in self._appliances.values())
+        return sum(loads) + len(self._gatherings)
 
-    def next_event(self) -> Event | None:
-        """Return the next event, None when there is none."""
-        return self._events.popleft() if self._events else None
+    @property
+    def bad_frames(self) -> int:
+        """Frames and messages that could not be read."""
+        return self._bad + sum(window.damaged for window in self._windows())
+
+    @property
+    def stale_replies(self) -> int:
+        """Frames that nothing waited for."""
+        return self._stale + sum(window.stale for window in self._windows())
+
+    def ignore(self) -> None:
+        """Count an answer that the owner could not read."""
+        self._bad += 1
+
+    def events(self) -> list[Event]:
+        """Take what has become of requests since the last call."""
+        events = self._events.copy()
+        self._events.clear()  # the windows put theirs into the same list
+        return events
+
+    # ---- time and frames out -------------------------------------------------------------------------------------
 
     def next_timer(self) -> int | None:
         """Return when to_send has work at the latest; 0, which is at once, while events wait; None for never."""
-        if self._events or any(self._admissible(appliance) for appliance in self._appliances.values()):
+        if self._events or self._out:
             return 0
-        timers = [
-            min(flight.expires, flight.due) if flight.pdus else flight.expires for flight in self._flights.values()
-        ]
-        reassembly = self._reassembler.next_timer()
-        if reassembly is not None:
-            timers.append(reassembly)
-        return min(timers, default=None)
+        times = list(self._gatherings.times())
+        for appliance in self._appliances.values():
+            if appliance.opening:
+                times.append(appliance.opening.due)
+            for window in (appliance.window, appliance.control):
+                timer = window.next_timer()
+                if timer is not None:
+                    times.append(timer)
+        if len(self._reassembler):
+            times.append(self._reassembler.next_timer() or 0)
+        return min(times, default=None)
 
-    # ---- out -----------------------------------------------------------------------------------------------------
+    def to_send(self, buffers: FrameBatch, now: int) -> int:
+        """Write the PDUs to send now into buffers; return how many: fewer than there are buffers when that is all."""
+        at = 0
+        if len(self._reassembler):
+            self._reassembler.expire(now)
+        self._pass_time(now)
+        while self._out and at < len(buffers):
+            write_pdu(buffers, at, *self._out.popleft())
+            at += 1
+        for appliance in self._appliances.values():
+            for window in (appliance.window, appliance.control):
+                if at < len(buffers):
+                    at += window.to_send(buffers.after(at) if at else buffers, now)
+            if appliance.opening and not (appliance.window.load or appliance.control.load):
+                appliance.opening = None
+        return at
 
-    def to_send(self, now: int) -> Iterator[Datagram]:
-        """Yield the PDUs to send now: new requests that credit allows, and those that are due again."""
-        self._reassembler.expire(now)
-        self._expire_flights(now)
-        for peer, appliance in list(self._appliances.items()):
-            self._admit_waiting(peer, appliance, now)
-        for flight in list(self._flights.values()):
-            if flight.pdus and now >= flight.due:
-                yield from self._transmit(flight, now)
-
-    def farewell(self) -> Iterator[Datagram]:
-        """Yield a CLOSE for every open session, for an owner that leaves and waits for no answer."""
+    def _pass_time(self, now: int) -> None:
+        self._out.extend(self._gatherings.to_send(now))
         for peer, appliance in self._appliances.items():
-            if appliance.session is not None:
-                header = Header(Opcode.CLOSE, self._unused_number(), Flag.CRC, session=appliance.session)
-                appliance.session = None
-                for pdu in fragment_frames(*encode_message(Message(header), self.fragment_size)):
-                    yield peer, pdu
+            if appliance.opening:
+                self._out.extend((peer, pdu) for pdu in appliance.opening.to_send(now))
 
-    def _admissible(self, appliance: _Appliance) -> bool:
-        window = min(appliance.credits, self.limits.window)
-        return bool(appliance.waiting) and appliance.session is not None and appliance.outstanding < window
+    # ---- frames in -----------------------------------------------------------------------------------------------
 
-    def _admit_waiting(self, peer: int, appliance: _Appliance, now: int) -> None:
-        while self._admissible(appliance):
-            self._admit(self._flights[appliance.waiting[0]], now)
-        if appliance.waiting and appliance.session is None:
-            self._open_session(peer, now, self._flights[appliance.waiting[0]].expires - now)
-
-    def _admit(self, flight: _Flight, now: int) -> None:
-        """Give a request its id and its bytes."""
-        request = flight.request
-        appliance = self._appliance(request.peer)
-        appliance.waiting.remove(flight.token)
-        number = self._unused_number()
-        session = appliance.session if request.in_session and appliance.session else 0
-        header = replace(request.header, request=number, session=session)
-        flight.header, payload = encode_message(Message(header, request.body), self.fragment_size)
-        flight.pdus = list(fragment_frames(flight.header, payload))
-        control = request.header.opcode == Opcode.CONTROL
-        flight.due, flight.rto = now, self.limits.first_rto_ns if control else self._rto(appliance)
-        self._by_request[number] = flight.token
-        if request.in_session:
-            appliance.outstanding += 1
-
-    def _unused_number(self) -> int:
-        """Return a request id: not 0, which is the beacon's, and not one of a request that is pending."""
-        number = 0
-        while number == 0 or number in self._by_request:
-            number = self._generator.getrandbits(64)
-        return number
-
-    def _transmit(self, flight: _Flight, now: int) -> Iterator[Datagram]:
-        if flight.transmissions == 0:
-            flight.first_sent = now
-        else:
-            flight.rto = min(flight.rto * 2, self.limits.max_rto_ns)
-        flight.transmissions += 1
-        flight.due = now + flight.rto
-        for pdu in flight.pdus:
-            yield flight.request.peer, pdu
-
-    def _rto(self, appliance: _Appliance) -> int:
-        if appliance.smoothed_ns is None:
-            return self.limits.first_rto_ns
-        estimate = appliance.smoothed_ns + 4 * appliance.variation_ns
-        return min(max(estimate, self.limits.min_rto_ns), self.limits.max_rto_ns)
-
-    # ---- in ------------------------------------------------------------------------------------------------------
-
-    def receive(self, peer: int, pdu: bytes, now: int) -> None:
-        """Take one PDU from the link; what is not a reply to a pending request is counted and dropped."""
-        try:
-            header = decode_header(pdu, self._smallest)
-            flight = self._match(peer, header)
-            if flight is None:
-                return
-            if flight.request.header.flags & ~header.flags & Flag.CRC:
-                # A damaged flag would otherwise turn off the check that finds the damage.
-                raise FrameError(Status.BAD_CRC, "a reply without the CRC that its request had")
-            begin = HEADER_SIZE
-            whole = self._reassembler.add(peer, header, bytes(pdu[begin : begin + header.payload_size]), now)
-            if whole is not None:
-                self._settle(flight, peer, decode_message(header, whole.payload), now)
-        except FrameError:
-            # The frame or message is damaged: the request stays pending and is sent again in its time.
-            self.bad_frames += 1
-
-    def _match(self, peer: int, header: Header) -> _Flight | None:
-        flight = self._flights.get(self._by_request.get(header.request, 0))
-        if (
-            flight is None
-            or flight.header is None
-            or header.opcode != flight.header.opcode | REPLY_BIT
-            or (peer != flight.request.peer and not flight.request.gathers)
-        ):
-            self.stale_replies += 1
-            return None
-        return flight
-
-    def _settle(self, flight: _Flight, peer: int, reply: Message, now: int) -> None:
-        header = reply.header
-        if flight.request.gathers:
-            if header.status == Status.OK:
-                self._events.append(Event(flight.token, peer, reply, None, now - flight.first_sent, 1))
+    def receive(self, batch: FrameBatch, now: int) -> None:
+        """Take frames from the link; what nothing waits for is counted and dropped."""
+        if len(batch) == 1:
+            self._take_alike(batch, now)
             return
-        appliance = self._appliance(peer)
-        if header.credits:
-            appliance.credits = header.credits
-        # Karn: a retransmitted request's reply measures nothing; and an operation's time is not that of an inference.
-        if flight.transmissions == 1 and flight.request.header.opcode != Opcode.CONTROL:
-            appliance.measure(now - flight.first_sent)
-        if header.status == Status.UNKNOWN_SESSION and header.session == appliance.session:
-            # The appliance may have restarted, and its handles with it: the next request opens another session, and
-            # this one's owner has to learn anew what to ask for.
-            appliance.session = None
-            waiting = [self._flights[token] for token in appliance.waiting]
-            for waiter in [each for each in waiting if each.request.in_session]:
-                self._fail(waiter, status_error(header.status, "it waited for credit of a session that is gone"))
-        if header.status in TRANSIENT:
-            flight.refusal = _error_of(reply)
-            pause = header.retry_after * RETRY_AFTER_UNIT_US * 1000
-            flight.due = now + (pause or flight.rto)
-        else:
-            self._complete(flight, peer, reply, now)
+        long_enough = batch.lengths >= HEADER_SIZE
+        if not long_enough.all():
+            self._bad += len(batch) - int(np.count_nonzero(long_enough))
+            batch = _chosen(batch, np.flatnonzero(long_enough))
+            if not len(batch):
+                return
+        words = self._headers.of(batch.memory)[batch.starts].view(np.uint64).reshape(-1, 4)
+        differ = np.bitwise_or.reduce(words ^ words[0], axis=0).tolist()
+        if not (differ[0] or differ[2] or differ[3]) and _same(batch.lengths) and _same(batch.peers):
+            self._take_alike(batch, now, words[:, 1].byteswap())
+            return
+        rows = zip(batch.peers.tolist(), batch.lengths.tolist(), words.tolist(), strict=True)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, (peer, size, row) in enumerate(rows):
+            groups.setdefault((peer, size, row[0], row[2], row[3]), []).append(index)
+        for chosen in groups.values():
+            self._take_alike(_chosen(batch, np.array(chosen)), now, words[chosen, 1].byteswap())
 
-    def _complete(self, flight: _Flight, peer: int, reply: Message, now: int) -> None:
-        error = _error_of(reply)
-        if flight.request.header.opcode == Opcode.OPEN:
-            self._opened(peer, reply, error)
-        else:
-            self._events.append(
-                Event(
-                    flight.token,
-                    peer,
-                    None if error else reply,
-                    error,
-                    now - flight.first_sent,
-                    flight.transmissions,
-                )
-            )
-        self._finish(flight)
+    def _take_alike(self, batch: FrameBatch, now: int, ids: NDArray[np.uint64] | None = None) -> None:
+        """Take frames that are alike but for their request and their body: one, or with their ids many."""
+        start, size, peer = int(batch.starts[0]), int(batch.lengths[0]), int(batch.peers[0])
+        raw = batch.memory[start : start + min(size, HEADER_SIZE)].tobytes()
+        if ids is None:
+            ids = np.array([int.from_bytes(raw[_NUMBER], "big")], np.uint64)
+        key = (peer, size, raw[:8], raw[16:])
+        known = self._kinds.get(key)
+        if known is None:
+            try:
+                known = self._learn(peer, batch)
+            except FrameError:
+                self._bad += len(batch)
+                return
+            if known is None:
+                for index in range(len(batch)):
+                    self._take(peer, batch.pdu(index).tobytes(), now)
+                return
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.clear()
+            self._kinds[key] = known
+        known[0].take_alike(known[1], batch, ids, now)
+
+    def _learn(self, peer: int, batch: FrameBatch) -> tuple[RequestWindow, Alike] | None:
+        """Return who takes frames like the first one by the batch; None where they are taken one by one."""
+        header = decode_header(batch.pdu(0).data, self._smallest)
+        check_flags(header.flags)
+        window = self._window(peer, header)
+        if window is None or header.opcode != window.reply or not Alike.plain(header):
+            return None
+        return window, Alike(header)
+
+    def _window(self, peer: int, header: Header) -> RequestWindow | None:
+        """Return the window that a frame may belong to."""
+        appliance = self._appliances.get(peer)
+        if appliance is None or header.opcode in (Opcode.OPENED, Opcode.ANNOUNCE):
+            return None
+        if header.session == 0:
+            return None if header.opcode == Opcode.RESULT else appliance.control
+        bounds = appliance.window.bounds
+        return appliance.window if bounds and bounds.session == header.session else None
+
+    def _take(self, peer: int, pdu: bytes, now: int) -> None:
+        """Take one frame whose header was found to be sound."""
+        header = decode_header(pdu, self._smallest)
+        window = self._window(peer, header)
+        try:
+            if window:
+                window.take(header, pdu, now)
+            elif header.opcode == Opcode.ANNOUNCE and self._gatherings.knows(header.request):
+                message = self._whole(peer, header, pdu, now)
+                if message:
+                    self._gatherings.take(peer, message)
+            elif header.opcode == Opcode.OPENED:
+                self._take_opened(peer, header, pdu, now)
+            else:
+                self._stale += 1
+        except FrameError:
+            self._bad += 1
+        if window and window.gone:
+            window.lose(status_error(Status.UNKNOWN_SESSION, "the session is gone; the appliance may have restarted"))
+            self._kinds.clear()
+
+    def _whole(self, peer: int, header: Header, pdu: bytes, now: int) -> Message | None:
+        """Return the message that a frame makes whole, which must have a CRC."""
+        if not header.flags & Flag.CRC:
+            raise FrameError(Status.BAD_CRC, "a reply without the CRC that its request had")
+        payload = pdu[HEADER_SIZE : HEADER_SIZE + header.payload_size]
+        whole = self._reassembler.add(peer, header, payload, now)
+        return decode_message(header, whole.payload) if whole else None
 
     # ---- sessions ------------------------------------------------------------------------------------------------
 
-    def _open_session(self, peer: int, now: int, timeout_ns: int) -> None:
-        appliance = self._appliance(peer)
-        if appliance.session is not None or appliance.opening:
+    def _open(self, appliance: _Appliance) -> None:
+        if appliance.opening is None:
+            sizes = path_sizes(self._mtu, appliance.path_mtu)
+            appliance.opening = Opening(sizes, self.limits, self._draw, appliance.resume, self._tenant)
+
+    def _take_opened(self, peer: int, header: Header, pdu: bytes, now: int) -> None:
+        appliance = self._appliances.get(peer)
+        opening = appliance.opening if appliance else None
+        if appliance is None or opening is None or not opening.knows(header.request):
+            self._stale += 1
             return
-        appliance.opening = True
-        body = msgpack.packb({"fragment_size": self.fragment_size})
-        request = Request(peer, Header(opcode=Opcode.OPEN, request=0), body, timeout_ns)
-        self.submit(request, now)
-
-    def _opened(self, peer: int, reply: Message, error: NapuError | None) -> None:
-        appliance = self._appliance(peer)
-        appliance.opening = False
-        if error is None and reply.header.session:
-            appliance.session = reply.header.session
+        message = self._whole(peer, header, pdu, now)
+        if message is None:
             return
-        for token in list(appliance.waiting):
-            self._fail(self._flights[token], error or RemoteProtocolError("OPENED names session 0"))
-
-    def _not_opened(self, flight: _Flight) -> None:
-        """Fail those who had as long to wait as the OPEN; for those who have longer, another one is sent."""
-        appliance = self._appliance(flight.request.peer)
-        appliance.opening = False
-        error = flight.refusal or NapuTimeoutError("no session: the appliance did not answer")
-        for waiting in [self._flights[token] for token in appliance.waiting]:
-            if waiting.expires <= flight.expires:
-                self._fail(waiting, error)
-
-    # ---- ends ----------------------------------------------------------------------------------------------------
-
-    def _expire_flights(self, now: int) -> None:
-        expired = [flight for flight in self._flights.values() if now >= flight.expires]
-        # An OPEN comes first: it knows why those who wait for it fail.
-        for flight in sorted(expired, key=lambda flight: flight.request.header.opcode != Opcode.OPEN):
-            if flight.token in self._flights:
-                self._expire(flight)
-
-    def _expire(self, flight: _Flight) -> None:
-        if flight.request.gathers:
-            self._events.append(Event(flight.token, flight.request.peer, transmissions=flight.transmissions))
-            self._finish(flight)
-        elif flight.request.header.opcode == Opcode.OPEN:
-            self._finish(flight)
-            self._not_opened(flight)
-        else:
-            seconds = flight.request.timeout_ns / 1e9
-            silence = NapuTimeoutError(f"no answer within {seconds:g} s after {flight.transmissions} transmissions")
-            self._fail(flight, flight.refusal or silence)
-
-    def _fail(self, flight: _Flight, error: NapuError) -> None:
-        self._events.append(Event(flight.token, flight.request.peer, error=error, transmissions=flight.transmissions))
-        self._finish(flight)
-
-    def _finish(self, flight: _Flight) -> None:
-        self._retire(flight)
-        self._flights.pop(flight.token, None)
-        waiting = self._appliance(flight.request.peer).waiting
-        if flight.token in waiting:
-            waiting.remove(flight.token)
-
-    def _retire(self, flight: _Flight) -> None:
-        """Take a request's id out of use and give its credit back."""
-        if flight.header is None:
-            return
-        self._by_request.pop(flight.header.request, None)
-        if flight.request.in_session:
-            self._appliance(flight.request.peer).outstanding -= 1
+        sample = opening.round_trip(header.request, now)
+        if sample is not None:
+            appliance.round_trip.measure(sample)
+        try:
+            opened = opening.take(message, now)
+        except NapuError as error:
+            appliance.opening = None
+            appliance.window.lose(error)
+            opened = None
+        appliance.path_mtu = opening.path_mtu
+        appliance.control.widen(fragment_size_for(opening.path_mtu))
+        appliance.window.refusal = opening.refusal
+        if opened:
+            appliance.opening, appliance.resume = None, 0
+            if appliance.window.bounds is None:
+                appliance.window.opened(opened.bounds)
+            self._kinds.clear()
 
     def _appliance(self, peer: int) -> _Appliance:
-        return self._appliances.setdefault(peer, _Appliance())
+        appliance = self._appliances.get(peer)
+        if appliance is None:
+            round_trip = RoundTrip(self.limits)
+            window = RequestWindow(peer, Opcode.INFER, self.limits, round_trip, self._shared)
+            own = replace(self.limits, window=_CONTROLS)
+            control = RequestWindow(peer, Opcode.CONTROL, own, RoundTrip(own, measures=False), self._shared)
+            outside = Bounds(0, 1, _CONTROLS, _CONTROLS, FIRST_FRAGMENTS, _SMALL)
+            control.opened(outside, whole_only=True)
+            appliance = self._appliances[peer] = _Appliance(window, control, round_trip)
+        return appliance
+
+    def _windows(self) -> Iterable[RequestWindow]:
+        for appliance in self._appliances.values():
+            yield appliance.window
+            yield appliance.control
+
+
+def _same(values: NDArray[np.int64] | NDArray[np.uint64]) -> bool:
+    return bool((values == values[0]).all())
+
+
+def _chosen(batch: FrameBatch, which: NDArray[np.int64]) -> FrameBatch:
+    return FrameBatch(batch.memory, batch.starts[which], batch.lengths[which], batch.peers[which])

@@ -219,6 +219,8 @@ REQUEST_RULES: dict[tuple[RequestState, RequestEvent], tuple[RequestAction, Requ
     **{(_R.PAUSED, event): rule for event, rule in _ALIKE.items()},
     (_R.PAUSED, _V.ROOM): (_D.IGNORE, _R.PAUSED),
     (_R.PAUSED, _V.TIMEOUT): (_D.RESTART, _R.SENT),
+    (_R.PAUSED, _V.WORKING): (_D.IGNORE, _R.PAUSED),  # of a copy that was taken before; the end of the pause will tell
+    (_R.PAUSED, _V.UNKNOWN): (_D.IGNORE, _R.PAUSED),  # it begins anew as it is, and not before its pause is over
     (_R.PAUSED, _V.GRANT): (_D.IGNORE, _R.PAUSED),  # a refused request was forgotten; what it had says nothing
     (_R.PAUSED, _V.REFUSED): (_D.IGNORE, _R.PAUSED),  # the refusal of another copy does not make it wait anew
     **{(_R.PARTIAL, event): rule for event, rule in _ALIKE.items()},
