@@ -2,7 +2,7 @@
 # PYTHON chooses the interpreter when an environment is made: make demo PYTHON=python3.12
 SHELL = /bin/sh
 .SUFFIXES:
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo bench test lint format lock clean
 .DEFAULT_GOAL := help
 
 # The environments are complete; what steers the caller's own Python must not reach into them.
@@ -10,6 +10,7 @@ unexport PYTHONHOME PYTHONPATH PYTHONSTARTUP VIRTUAL_ENV
 export PYTHON
 
 BIN = .venv/bin
+PEERS = host_sdk/bench/servers/requirements
 LOCK = PATH="$(BIN):$$PATH" uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" --constraint .ci/constraints.in $(ARGS)
 
@@ -19,6 +20,10 @@ help: ## list the targets
 demo: ## show appliances answering, in a lab on this machine
 	@.ci/setup
 	@$(BIN)/napu demo $(ARGS)
+
+bench: ## measure appliances beside inference servers, which it installs into a cache (ARGS=--quick for a short look)
+	@.ci/setup
+	@$(BIN)/napu bench $(ARGS)
 
 test: ## run all tests, on both DLA backends where Python 3.11 is to be had
 	@.ci/setup
@@ -41,6 +46,8 @@ lock: ## renew the lock files from pyproject.toml (ARGS=--upgrade for the newest
 	@command -v uv >/dev/null || { .ci/setup && $(BIN)/python -m pip install --quiet uv; }
 	$(LOCK) --extra dev --output-file .ci/requirements.lock pyproject.toml .ci/build.in
 	$(LOCK) --extra tflite-runtime --extra test --output-file .ci/tflite-runtime.lock pyproject.toml .ci/build.in
+	for peer in protocol triton mlserver; do $(LOCK) --output-file $(PEERS)/$$peer.txt $(PEERS)/$$peer.in || exit; done
+	$(LOCK) --no-deps --output-file $(PEERS)/tritonserver.txt $(PEERS)/tritonserver.in
 
 clean: ## remove the environments and everything generated
 	rm -rf .venv .venv-tflite .setup.lock build dist *.egg-info .coverage .hypothesis

@@ -2,6 +2,7 @@
 
 import typer
 
+from host_sdk.cli.bench import bench
 from host_sdk.cli.demo import demo
 from host_sdk.cli.lab import lab_app, link
 from host_sdk.cli.query import discover, infer, pipelines_app, stats
@@ -24,3 +25,4 @@ app.add_typer(pipelines_app, name="pipelines")
 app.command()(stats)
 app.add_typer(lab_app, name="lab")
 app.command()(link)
+app.command()(bench)
