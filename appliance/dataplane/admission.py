@@ -15,7 +15,7 @@ from appliance.dataplane.sessions import SLOT_MASK
 from appliance.dataplane.state import State
 from appliance.dataplane.table import Loaded
 from host_sdk.wire.exchange.states import SlotState
-from host_sdk.wire.header import scalar_header
+from host_sdk.wire.header import Header, scalar_header
 from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, DropReason, Flag, Status
 
@@ -49,6 +49,9 @@ class Arrivals:
         )
 
 
+Double = tuple[int, Header, int, int]  # peer, header, place, and the id that came to the place before it
+
+
 class Admitter:
     """Queues requests, or refuses them.
 
@@ -72,16 +75,26 @@ class Admitter:
             strangers = arrivals.take(~known)
             self._refusals.batch(strangers.peers, strangers.headers, Status.UNKNOWN_SESSION)
             arrivals = arrivals.take(known)
+        slots = arrivals.headers["session"].astype(np.int64) & SLOT_MASK
+        arrivals, slots, places, doubles = self._new(arrivals, slots)
         handles = arrivals.headers["pipeline"]
         for handle in sorted(set(handles.tolist())):  # nearly always one; np.unique would first import numpy.ma
-            group = arrivals.take(np.flatnonzero(handles == handle))
+            same = np.flatnonzero(handles == handle)
+            group = arrivals.take(same)
             loaded = self._state.table.get(handle)
             if loaded is None:
                 self._refusals.batch(group.peers, group.headers, Status.UNKNOWN_PIPELINE)
             else:
-                self._enqueue(loaded, group, began)
+                self._enqueue(loaded, group, slots[same], places[same], began)
+        for peer, header, place, original in doubles:
+            if header.request == original:
+                self._copies.known(peer, header, place)
+            else:  # of another id in the same place, which its requester may not use yet
+                self._state.counters.move(DropReason.OUTDATED)
 
-    def _enqueue(self, loaded: Loaded, arrivals: Arrivals, began: int) -> None:
+    def _enqueue(
+        self, loaded: Loaded, arrivals: Arrivals, slots: NDArray[np.int64], places: NDArray[np.int64], began: int
+    ) -> None:
         size = loaded.pipeline.input_size
         if size is None:
             fits, status = arrivals.sizes <= loaded.pipeline.max_body, Status.TOO_LARGE
@@ -90,59 +103,47 @@ class Admitter:
         if not fits.all():
             misfits = arrivals.take(~fits)
             self._refusals.batch(misfits.peers, misfits.headers, status)
-            arrivals = arrivals.take(fits)
-        slots = (arrivals.headers["session"].astype(np.int64)) & SLOT_MASK
-        arrivals, slots, places = self._new(arrivals, slots)
+            arrivals, slots, places = arrivals.take(fits), slots[fits], places[fits]
         arrivals, slots, places = self._credited(loaded, arrivals, slots, places)
         if len(arrivals):
             self._push(loaded, self._jobs(arrivals, slots, places, began), self._bodies(arrivals, size))
 
     def _new(
         self, arrivals: Arrivals, slots: NDArray[np.int64]
-    ) -> tuple[Arrivals, NDArray[np.int64], NDArray[np.int64]]:
-        """Answer copies of *once* requests; return the others, their session slots and places (-1 for *datagram*)."""
+    ) -> tuple[Arrivals, NDArray[np.int64], NDArray[np.int64], list[Double]]:
+        """Answer copies of *once* requests that are known.
+
+        Returns:
+            The others, their session slots and places (-1 for *datagram*); and those that came in one batch with
+            another of their place, for when that has been taken or refused.
+        """
         once = (arrivals.headers["flags"] & _ONCE) != 0
         places = np.full(len(arrivals), -1)
         if not once.any():
-            return arrivals, slots, places
+            return arrivals, slots, places, []
         answers, ids = self._state.answers, arrivals.headers["request"].astype(np.uint64)
         places[once] = answers.places(slots[once], ids[once])
-        fresh = np.ones(len(arrivals), np.bool_)
-        states = answers.states(places[once], ids[once])
-        fresh[once] = states == _NEW
-        left_behind = int(np.count_nonzero(states >= _RELEASED))
+        states = np.full(len(arrivals), _NEW, np.uint8)
+        states[once] = answers.states(places[once], ids[once])
+        fresh = states == _NEW
+        doubles: list[Double] = []
         index = np.flatnonzero(once & fresh)
-        first: dict[int, int] = {}
-        if len(set(places[index].tolist())) < len(index):  # two of this batch meet in one place: the first is taken
+        if len(set(places[index].tolist())) < len(index):
+            first: dict[int, int] = {}
             for at in index.tolist():
-                if first.setdefault(int(places[at]), at) != at:
-                    fresh[at] = False
+                place = int(places[at])
+                if place not in first:
+                    first[place] = int(ids[at])
+                    continue
+                fresh[at] = False
+                doubles.append((int(arrivals.peers[at]), scalar_header(arrivals.headers[at]), place, first[place]))
         if fresh.all():
-            return arrivals, slots, places
-        if left_behind:  # nothing is sent for these, so that a flood of them costs little
-            self._state.counters.move(DropReason.OUTDATED, left_behind)
-            gone = np.zeros(len(arrivals), np.bool_)
-            gone[once] = states >= _RELEASED
-            self._copied(arrivals, places, ids, fresh | gone, first)
-        else:
-            self._copied(arrivals, places, ids, fresh, first)
-        return arrivals.take(fresh), slots[fresh], places[fresh]
-
-    def _copied(
-        self,
-        arrivals: Arrivals,
-        places: NDArray[np.int64],
-        ids: NDArray[np.uint64],
-        fresh: NDArray[np.bool_],
-        first: dict[int, int],
-    ) -> None:
-        """Answer copies; one that came together with its original is dropped, as that is about to be answered."""
-        for at in np.flatnonzero(~fresh).tolist():
-            original = first.get(int(places[at]))
-            if original is not None:
-                self._copies.together(int(ids[at]), int(ids[original]))
-            else:
-                self._copies.known(int(arrivals.peers[at]), scalar_header(arrivals.headers[at]), int(places[at]))
+            return arrivals, slots, places, doubles
+        gone = states >= _RELEASED  # nothing is sent for these, so that a flood of them costs little
+        self._state.counters.move(DropReason.OUTDATED, int(np.count_nonzero(gone)))
+        for at in np.flatnonzero((states != _NEW) & ~gone).tolist():
+            self._copies.known(int(arrivals.peers[at]), scalar_header(arrivals.headers[at]), int(places[at]))
+        return arrivals.take(fresh), slots[fresh], places[fresh], doubles
 
     def _credited(
         self, loaded: Loaded, arrivals: Arrivals, slots: NDArray[np.int64], places: NDArray[np.int64]
@@ -151,7 +152,7 @@ class Admitter:
         if len(arrivals) == 0:
             return arrivals, slots, places
         granted = self._state.sessions.take_credit(slots, self._state.sessions.allowed)
-        kept = self._kept(loaded, arrivals, slots, places)
+        kept = self._kept(loaded, arrivals, slots, np.where(granted, places, -1))
         if granted.all() and kept.all():
             return arrivals, slots, places
         good = granted & kept
@@ -163,7 +164,7 @@ class Admitter:
     def _kept(
         self, loaded: Loaded, arrivals: Arrivals, slots: NDArray[np.int64], places: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Set room aside to keep the answers of *once* requests; return who has it, bool [n]."""
+        """Set room aside to keep the answers of those with a place; return who has it, or needs none, bool [n]."""
         kept, once = np.ones(len(arrivals), np.bool_), places >= 0
         if not once.any():
             return kept

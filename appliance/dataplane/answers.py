@@ -200,6 +200,9 @@ class AnswerWindows:
         records = self._pool(size).records(size)
         records[places] = pdus.view(records.dtype)
         self.sizes[places] = size
+        if self._reserved:  # for a long answer that did not come: it was cancelled, or failed
+            for place in self._reserved.keys() & set(places.tolist()):
+                self.unreserve(place)
 
     def keep_one(self, place: int, number: int, header: Header, payload: bytes) -> None:
         """Keep one answer of any length: its header, and its message's bytes."""

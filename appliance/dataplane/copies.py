@@ -39,10 +39,6 @@ class Copies:
         elif action == SlotAction.REPLAY:
             self.replay(peer, header, place)
 
-    def together(self, number: int, original: int) -> None:
-        """Drop a request that came in one batch with another of its place, which is taken."""
-        self._state.counters.move(DropReason.DUPLICATE if number == original else DropReason.OUTDATED)
-
     def replay(self, peer: int, header: Header, place: int, arrived: Arrived | None = None) -> None:
         """Send a kept answer again: whole or, if it is long, its first fragments; or those that have not arrived."""
         answer = self._state.answers.kept(place)

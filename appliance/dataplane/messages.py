@@ -25,6 +25,7 @@ from host_sdk.wire.schema import (
     FIRST_FRAGMENTS,
     HEADER_SIZE,
     MAX_FRAGMENT_SIZE,
+    MAX_SESSION_WINDOW,
     MAX_TENANT,
     MIN_MTU,
     NOTICE_BIT,
@@ -36,7 +37,7 @@ from host_sdk.wire.schema import (
 
 SESSION_RETRY = 1000  # in units of 100 µs: when a full session table may have room
 CONTROL_RETRY = 200
-RESUMPTION_STEP = 1 << 32  # ids that are left out when a session is resumed
+RESUMPTION_STEP = (1 << 32) + MAX_SESSION_WINDOW  # ids that are left out; of refused ones nothing is known
 
 
 @dataclass(slots=True)
@@ -129,15 +130,14 @@ class Messages:
         if not self._state.sessions.find(header.session, peer, now):
             self._rooms.refusals.one(peer, header, Status.UNKNOWN_SESSION)
             return True
-        loaded = self._state.table.get(header.pipeline)
-        if loaded is None:
-            self._rooms.refusals.one(peer, header, Status.UNKNOWN_PIPELINE)
-            return True
         if header.flags & Flag.ONCE:
             place = self._answers.place(header.session & SLOT_MASK, header.request)
             if self._answers.state(place, header.request) != SlotState.NEW:
                 self._rooms.copies.known(peer, header, place)
                 return True
+        if self._state.table.get(header.pipeline) is None:
+            self._rooms.refusals.one(peer, header, Status.UNKNOWN_PIPELINE)
+            return True
         self._state.counters.unaccept()  # whoever takes it counts it
         if self._rooms.fast.serve(frame, now):
             return True
@@ -253,8 +253,8 @@ class Messages:
             return "resume is the number of a session"
         if not isinstance(tenant, str) or len(tenant.encode("utf-8", "surrogatepass")) > MAX_TENANT:
             return f"tenant is a text of at most {MAX_TENANT} bytes"
-        if message.header.request >= 1 << 63:
-            return "the id of an OPEN is less than 2^63"
+        if message.header.request >= 1 << 62:
+            return "the id of an OPEN is less than 2^62"
         return Opening(peer, message.header.request, size, fragments, self._state.tenants.index(tenant), resume)
 
     def expire(self, now: int) -> None:

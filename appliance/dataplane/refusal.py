@@ -66,7 +66,7 @@ def answer_header(request: Header, status: Status, credit: int, retry_after: int
         request=request.request,
         flags=request.flags & (Flag.CRC | once),
         session=request.session,
-        pipeline=request.pipeline,
+        pipeline=request.pipeline if status == Status.OK else 0,
         priority=request.priority,
         credits=credit,
         status=status,
