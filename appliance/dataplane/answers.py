@@ -180,6 +180,14 @@ class AnswerWindows:
         self.ids[places] = ids
         self.sizes[places] = size
 
+    def take_one(self, slot: int, place: int, number: int, size: int) -> None:
+        """Give a place to a new id, as :meth:`take` does."""
+        if self._long:
+            self._give_back(place)
+        self._used[slot] = True
+        self.ids[place] = number
+        self.sizes[place] = size
+
     def leave(self, places: NDArray[np.int64], ids: NDArray[np.uint64]) -> None:
         """Make as if ids had not been taken: a copy is new, and one of the id that was there before is outdated."""
         same = self.ids[places] == ids

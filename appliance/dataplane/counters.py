@@ -58,9 +58,9 @@ class Counters:
         """Take back a frame that was counted as accepted: another room counts it."""
         self._frames[DropReason.ACCEPTED] -= np.uint64(1)
 
-    def accept(self) -> None:
-        """Count one frame as accepted."""
-        self._frames[DropReason.ACCEPTED] += np.uint64(1)
+    def accept(self, count: int = 1) -> None:
+        """Count frames as accepted."""
+        self._frames[DropReason.ACCEPTED] += np.uint64(count)
 
     def answers(self, statuses: NDArray[np.uint16]) -> None:
         """Count a batch of answers by their status, uint16 [n]."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from appliance.clock import Clock
 from appliance.dataplane.energy import HardwareModel
 from appliance.dataplane.flows import REQUEST_OFFSET, Cost, Flow, Flows
-from appliance.dataplane.landing import Landed, Landing
+from appliance.dataplane.landing import Landed, Landing, Run
 from appliance.dataplane.refusal import answer_header
 from appliance.dataplane.replies import ReplyWriter, seal
 from appliance.dataplane.state import State
@@ -74,7 +74,7 @@ class FastPath:
         flow = self._flows.get((peer, common, middle, last & _FRAGMENT_MASK, size), batch)
         if flow is None:
             return 0
-        if count == 1 and flow.pdu is not None:
+        if count == 1 and flow.header.fragments == 1:
             (number,) = _REQUEST.unpack_from(data, start + REQUEST_OFFSET)
             return self._answer_one(flow, batch, peer, number, now)
         words = self._headers.of(batch.memory)[batch.starts].view(np.uint64).reshape(count, 4)
@@ -85,12 +85,10 @@ class FastPath:
                     return 0
                 batch, words, count = batch.first(run), words[:run], run
         if flow.header.fragments > 1:
-            landed = self._landing.scatter(flow.header, flow.slot, flow.loaded, batch, words, now)
-            if landed is None:
-                return 0
-            if len(landed):
+            landed = self._landing.take(Run(flow.header, flow.slot, flow.loaded, batch, words, now))
+            if landed:
                 self._answer_landed(flow, peer, landed)
-            return count
+            return 0 if landed is None else count
         if count > 1 and (batch.lengths != size).any():
             return 0
         return self._answer(flow, batch, words[:, 1], now)
@@ -98,8 +96,8 @@ class FastPath:
     def _answer_one(self, flow: Flow, batch: FrameBatch, peer: int, number: int, now: int) -> int:
         """Answer one request, as :meth:`_answer` does; plain numbers and bytes are quicker than arrays of one."""
         state, loaded, start = self._state, flow.loaded, int(batch.starts[0])
-        sessions, pdu = state.sessions, flow.pdu
-        if pdu is None or not self._inline or len(loaded.queue) or sessions.outstanding[flow.slot] >= sessions.allowed:
+        sessions = state.sessions
+        if not self._inline or len(loaded.queue) or sessions.outstanding[flow.slot] >= sessions.allowed:
             return 0
         place = state.answers.place(flow.slot, number)
         if flow.once and int(state.answers.ids[place]) >= number:
@@ -114,13 +112,7 @@ class FastPath:
             _log.exception("the fast path failed on pipeline %s", loaded.pipeline.manifest.name)
             return 0
         sessions.touch(flow.header.session, now)
-        raw = pdu.data
-        _REQUEST.pack_into(raw, REQUEST_OFFSET, number)
-        pdu[HEADER_SIZE : HEADER_SIZE + answers.shape[1]] = answers[0]
-        if flow.trailer:
-            raw[flow.trailer : flow.trailer + TRAILER.size] = figures
-        if flow.crc:
-            seal(pdu[None])
+        pdu = self._fill(flow, number, answers, figures)
         if flow.once:
             state.answers.record_one(flow.slot, place, number, pdu)
         self._replies.transmit(peer, pdu.view(flow.whole))
@@ -187,25 +179,52 @@ class FastPath:
         self._replies.transmit(peer, replies.view(np.dtype((np.void, replies.shape[1])))[:, 0])
         return True
 
-    def _answer_landed(self, flow: Flow, peer: int, landed: Landed) -> None:
+    def _answer_landed(self, flow: Flow, peer: int, landed: list[Landed]) -> None:
         """Answer requests of many frames from the rows that they landed in; or queue them, if they are to wait."""
         loaded, done = flow.loaded, 0
         queue, manifest = loaded.queue, loaded.pipeline.manifest
         wait = not self._inline or len(queue) or flow.header.deadline or manifest.max_delay_us
         try:
             while not wait and done < len(landed):
-                part = landed.take(slice(done, done + loaded.pipeline.max_batch))
-                replies = self._run(flow, flow.rows[part.rows], part.ids.byteswap(), int(part.began[0]))
-                self._state.answers.record(flow.slot, part.places, part.ids, replies)
-                self._landing.answered(flow.slot, loaded, part)
-                self._replies.transmit(peer, replies)
+                part = landed[done : done + loaded.pipeline.max_batch]
+                if len(part) == 1:
+                    self._answer_one_landed(flow, peer, part[0])
+                else:
+                    self._answer_some_landed(flow, peer, part)
+                self._landing.answered(part)
                 done += len(part)
         except (DeviceError, LateError):
             pass  # the general path finds out which request it was, and says so
         except Exception:  # noqa: BLE001 - no body may end the node; the general path answers what is left
             _log.exception("the fast path failed on pipeline %s", manifest.name)
         if done < len(landed):
-            self._landing.queue(flow.header, flow.slot, peer, loaded, landed.take(slice(done, None)))
+            self._landing.queue(landed[done:])
+
+    def _answer_one_landed(self, flow: Flow, peer: int, landed: Landed) -> None:
+        number, row = landed.header.request, landed.row
+        answers, figures = self._execute(flow, flow.rows[row : row + 1], landed.began)
+        pdu = self._fill(flow, number, answers, figures)
+        self._state.answers.record_one(flow.slot, landed.place, number, pdu)
+        self._replies.transmit(peer, pdu.view(flow.whole))
+
+    def _answer_some_landed(self, flow: Flow, peer: int, part: list[Landed]) -> None:
+        ids = np.array([each.header.request for each in part], np.uint64)
+        places = np.array([each.place for each in part], np.int64)
+        replies = self._run(flow, flow.rows[[each.row for each in part]], ids.byteswap(), part[0].began)
+        self._state.answers.record(flow.slot, places, ids, replies)
+        self._replies.transmit(peer, replies)
+
+    def _fill(self, flow: Flow, number: int, answers: NDArray[np.uint8], figures: bytes) -> NDArray[np.uint8]:
+        """Return the flow's PDU of one reply, filled in: uint8 [PDU], good until the next one is."""
+        pdu = flow.pdu
+        raw = pdu.data
+        _REQUEST.pack_into(raw, REQUEST_OFFSET, number)
+        pdu[HEADER_SIZE : HEADER_SIZE + answers.shape[1]] = answers[0]
+        if flow.trailer:
+            raw[flow.trailer : flow.trailer + TRAILER.size] = figures
+        if flow.crc:
+            seal(pdu[None])
+        return pdu
 
     def _new_places(self, slot: int, ids: NDArray[np.uint64]) -> NDArray[np.int64] | None:
         """Return the places of ids that are all new and different, None where they are not."""

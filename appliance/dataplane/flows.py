@@ -50,8 +50,7 @@ class Flow:
         rows: Bodies that are in the rows of the queue's store, void [depth].
         reply: One reply, a record [1] with the fields request and answer; trailer and crc where they are asked for.
         whole: The record as one void.
-        pdu: The bytes of a reply to one request, uint8 [PDU], to be filled in anew each time; None where requests have
-            many frames.
+        pdu: The bytes of a reply to one request, uint8 [PDU], to be filled in anew each time.
         trailer: Where in the reply the trailer is, 0 where there is none.
         crc: Whether requests and replies have a CRC.
         costs: By batch size.
@@ -65,7 +64,7 @@ class Flow:
     rows: NDArray[np.void]
     reply: NDArray[np.void]
     whole: np.dtype[np.void]
-    pdu: NDArray[np.uint8] | None
+    pdu: NDArray[np.uint8]
     trailer: int
     crc: bool
     costs: dict[int, Cost] = field(default_factory=dict)
@@ -138,7 +137,7 @@ class Flows:
         bodies, store = StridedView(header.length - crc, HEADER_SIZE), loaded.queue.store
         rows: NDArray[np.void] = np.ndarray((len(store),), bodies.dtype, store.data, 0, store.strides[:1])
         whole = np.dtype((np.void, reply.dtype.itemsize))
-        pdu = reply.view(np.uint8).copy() if header.fragments == 1 else None
+        pdu = reply.view(np.uint8).copy()
         trailer = HEADER_SIZE + loaded.pipeline.answer_size if header.flags & Flag.TRAILER else 0
         return Flow(
             header, loaded, slot, bool(header.flags & Flag.ONCE), bodies, rows, reply, whole, pdu, trailer, bool(crc)

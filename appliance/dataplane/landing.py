@@ -1,16 +1,17 @@
 """Where requests of many frames land: each fragment is written straight into the row of the queue that it waits in.
 
 Only *once* requests for pipelines that take a tensor land here, whose size is known beforehand; all others go through
-the reassembler. A row, and one of the session's credits, is taken by the first fragment that arrives.
+the reassembler. A row, and one of the session's credits, is taken by the first fragment that arrives. What is done,
+is done once for all fragments of a request that a batch brings in order, which is nearly always all of them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from appliance.clock import Clock
-from appliance.dataplane.answers import COLLECTING, PENDING, AnswerWindows
+from appliance.dataplane.answers import COLLECTING, PENDING
 from appliance.dataplane.copies import Copies
 from appliance.dataplane.queue import JOB_DTYPE, NEVER
 from appliance.dataplane.refusal import Refusals
@@ -21,83 +22,68 @@ from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import FrameBatch
 from host_sdk.wire.message import message_crc
 from host_sdk.wire.records import StridedView
-from host_sdk.wire.schema import (
-    CRC_SIZE,
-    HEADER_SIZE,
-    MIN_MTU,
-    DropReason,
-    Flag,
-    Opcode,
-    Status,
-)
-
-_SMALLEST_FRAGMENT = MIN_MTU - HEADER_SIZE
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, DropReason, Flag, Opcode, Status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Landed:
-    """Requests of one flow that are whole now.
+    """A request of many frames, whole or on its way.
 
     Attributes:
-        rows: Where in the queue's store their bodies are, int64 [n].
-        places: Where their answers are kept, int64 [n].
-        ids: uint64 [n].
-        began: When the first fragment of each arrived, int64 [n].
-    """
-
-    rows: NDArray[np.int64]
-    places: NDArray[np.int64]
-    ids: NDArray[np.uint64]
-    began: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, index: slice) -> "Landed":
-        """Return some of them."""
-        return Landed(self.rows[index], self.places[index], self.ids[index], self.began[index])
-
-
-NOBODY = Landed(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.int64))
-
-
-@dataclass(slots=True)
-class _Message:
-    """A request of which some fragments have arrived."""
-
-    peer: int
-    header: Header
-    slot: int
-    place: int
-    began: int
-    news: int = 0  # fragments since the last GRANT
-
-
-@dataclass(slots=True)
-class _Store:
-    """The rows of one pipeline's queue that fragments are written to.
-
-    Attributes:
-        have: Which fragments of a row have arrived, bool [rows, fragments].
-        messages: Unfinished requests by row, oldest first.
-        sources: Where fragments are in a link's memory, by their size.
-        targets: Where they belong in the rows, by their size.
+        loaded: The pipeline.
+        header: Of any of its fragments.
+        peer: Who sent them.
+        slot: The session's.
+        place: Where its answer is kept.
+        row: Of the queue's store, that its message is in.
+        data: That row, uint8.
+        began: When its first fragment arrived, ns.
+        bits: Bit i is set when fragment i has arrived.
+        news: Fragments since the last GRANT.
     """
 
     loaded: Loaded
-    have: NDArray[np.bool_]
-    messages: dict[int, _Message] = field(default_factory=dict)
-    sources: dict[int, StridedView] = field(default_factory=dict)
-    targets: dict[int, NDArray[np.void]] = field(default_factory=dict)
+    header: Header
+    peer: int
+    slot: int
+    place: int
+    row: int
+    data: NDArray[np.uint8]
+    began: int
+    bits: int = 0
+    news: int = 0
 
-    def write(self, memory: NDArray[np.uint8], starts: NDArray[np.int64], places: NDArray[np.int64], size: int) -> None:
-        """Copy fragments of one size from a link's memory to byte offsets in the queue's rows."""
-        if size not in self.sources:
-            rows = self.loaded.queue.store
-            self.sources[size] = StridedView(size, HEADER_SIZE)
-            dtype = np.dtype((np.void, size))
-            self.targets[size] = np.ndarray((rows.size - size + 1,), dtype, rows.data, 0, (1,))
-        self.targets[size][places] = self.sources[size].of(memory)[starts]
+    @property
+    def whole(self) -> bool:
+        """Whether all fragments have arrived."""
+        return self.bits == (1 << self.header.fragments) - 1
+
+    def have(self) -> NDArray[np.bool_]:
+        """Return which fragments have arrived, bool [fragments]."""
+        raw = self.bits.to_bytes(-(-self.header.fragments // 8), "little")
+        bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
+        return bits[: self.header.fragments].astype(np.bool_)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Frames of one flow: their headers are alike but for request and fragment.
+
+    Attributes:
+        header: Of any of them.
+        slot: The session's.
+        loaded: The pipeline.
+        batch: The frames.
+        words: Their headers, uint64 [n, 4].
+        now: When they arrived, ns.
+    """
+
+    header: Header
+    slot: int
+    loaded: Loaded
+    batch: FrameBatch
+    words: NDArray[np.uint64]
+    now: int
 
 
 class Landing:
@@ -114,253 +100,196 @@ class Landing:
     def __init__(self, clock: Clock, state: State, refusals: Refusals, copies: Copies, smallest: int) -> None:
         self._clock, self._state, self._refusals, self._copies = clock, state, refusals, copies
         self._smallest = smallest
-        self._stores: dict[int, _Store] = {}
-        self._rows: NDArray[np.int32] = np.zeros(len(state.answers.ids), np.int32)  # by place, while it is COLLECTING
-
-    @property
-    def _answers(self) -> AnswerWindows:
-        return self._state.answers
+        self._unfinished: dict[int, Landed] = {}  # by place, oldest first
+        self._sources: dict[int, StridedView] = {}  # where fragments are in a link's memory, by their size
 
     def __len__(self) -> int:
-        return sum(len(store.messages) for store in self._stores.values())
+        return len(self._unfinished)
 
-    def scatter(
-        self, header: Header, slot: int, loaded: Loaded, batch: FrameBatch, words: NDArray[np.uint64], now: int
-    ) -> Landed | None:
-        """Take a run of frames of one flow; return the requests that are whole by it.
+    # ---- fragments -----------------------------------------------------------------------------------------------
 
-        They are for :meth:`queue`, or for who answers them and says so by :meth:`answered`. None where not every frame
-        is sound: then none is taken. Else all are: taken, answered or dropped.
+    def take(self, run: Run) -> list[Landed] | None:
+        """Take a run of frames; return the requests that are whole by it, for :meth:`queue` or :meth:`answered`.
 
-        Args:
-            header: Of any of them; all are alike but for request and fragment.
-            slot: The session's.
-            loaded: The pipeline.
-            batch: The frames.
-            words: Their headers, uint64 [n, 4].
-            now: When they arrived.
+        None where not every frame is sound: then none is taken. Else all are: taken, answered or dropped.
         """
-        lengths = batch.lengths - HEADER_SIZE
-        fragments = (words[:, 3].byteswap() >> np.uint64(48)).astype(np.int64)
-        tails = fragments == header.fragments - 1
-        tail_size = header.length - (header.fragments - 1) * header.fragment_size
-        expected = np.where(tails, tail_size, header.fragment_size)
-        if (fragments >= header.fragments).any() or (lengths != expected).any():
-            padded = (lengths > expected) & (batch.lengths <= self._smallest)
-            if (fragments >= header.fragments).any() or ((lengths != expected) & ~padded).any():
-                return None  # the general path says what is wrong with which
-        counters = self._state.counters
-        counters.frames(np.zeros(len(batch), np.uint8))
-        store = self._store(loaded)
-        ids = words[:, 1].byteswap()
-        places = self._answers.places(np.full(len(ids), slot), ids)
-        going = (self._answers.ids[places] == ids) & (self._answers.sizes[places] == COLLECTING)
-        if not going.all():
-            going = self._begin(store, header, slot, int(batch.peers[0]), ids, places, going, now)
-            if not going.any():
-                return NOBODY
-            taken = np.flatnonzero(going)
-            fragments, places, tails = fragments[taken], places[taken], tails[taken]
-            starts = batch.starts[taken]
+        count = len(run.words)
+        fragments = (run.words[:, 3].byteswap() >> np.uint64(48)).astype(np.int64)
+        if not self._sound_sizes(run, fragments):
+            return None
+        self._state.counters.accept(count)
+        self._state.sessions.touch(run.header.session, run.now)
+        if count == 1 or (run.words[:, 1] == run.words[0, 1]).all():
+            cuts = [0, count]
         else:
-            starts = batch.starts
-        self._state.sessions.touch(header.session, now)
-        rows = self._rows[places].astype(np.int64)
-        done = self._write(store, header, batch.memory, starts, rows, fragments, tails)
-        return self._whole(store, header, done) if done else NOBODY
+            cuts = [0, *(np.flatnonzero(run.words[1:, 1] != run.words[:-1, 1]) + 1).tolist(), count]
+        whole: list[Landed] = []
+        numbers, order = run.words[cuts[:-1], 1].byteswap().tolist(), fragments.tolist()
+        for number, begin, end in zip(numbers, cuts[:-1], cuts[1:], strict=True):
+            landed = self._place(run, number, end - begin)
+            if landed and self._write(run, landed, begin, order[begin:end]):
+                whole.append(landed)
+        return whole
 
-    def _store(self, loaded: Loaded) -> _Store:
-        handle = loaded.pipeline.handle
-        store = self._stores.get(handle)
-        if store is None:
-            most = -(-loaded.queue.store.shape[1] // _SMALLEST_FRAGMENT)
-            store = self._stores[handle] = _Store(loaded, np.zeros((loaded.queue.depth, most), np.bool_))
-        return store
+    def _sound_sizes(self, run: Run, fragments: NDArray[np.int64]) -> bool:
+        """Return whether every frame is a fragment that the message has, and as long as that is."""
+        header, lengths = run.header, run.batch.lengths
+        last, full = header.fragments - 1, HEADER_SIZE + header.fragment_size
+        tail = HEADER_SIZE + header.length - last * header.fragment_size
+        if int(fragments.max()) > last:
+            return False
+        tails, odd = fragments == last, lengths != full
+        if tail == full:
+            return not odd.any()
+        found = lengths[tails]
+        return bool((tails == odd).all() and ((found == tail) | ((found > tail) & (found <= self._smallest))).all())
 
-    def _write(
-        self,
-        store: _Store,
-        header: Header,
-        memory: NDArray[np.uint8],
-        starts: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        fragments: NDArray[np.int64],
-        tails: NDArray[np.bool_],
-    ) -> list[int]:
-        """Put fragments in their places and ask for what is missing; return the rows that are whole now."""
-        there = store.have[rows, fragments]
-        grants = set(rows[there].tolist()) if there.any() else set()
-        self._state.counters.move(DropReason.FRAGMENT_DUPLICATE, int(np.count_nonzero(there)))
-        offsets = rows * store.loaded.queue.store.shape[1] + fragments * header.fragment_size
-        if tails.any():
-            tail_size = header.length - (header.fragments - 1) * header.fragment_size
-            store.write(memory, starts[tails], offsets[tails], tail_size)
-            grants |= set(rows[tails].tolist())
-            store.write(memory, starts[~tails], offsets[~tails], header.fragment_size)
-        else:
-            store.write(memory, starts, offsets, header.fragment_size)
-        store.have[rows, fragments] = True
-        changed = list(dict.fromkeys(rows.tolist()))
-        whole: list[bool] = np.all(store.have[changed, : header.fragments], axis=1).tolist()
-        done = [row for row, full in zip(changed, whole, strict=True) if full]
-        if header.fragments * 4 > self._state.session_fragments:
-            grants |= self._quarters(store, rows)
-        for row in grants - set(done):
-            self._grant(store, row)
-        return done
+    def _place(self, run: Run, number: int, count: int) -> Landed | None:
+        """Return the request that ``count`` fragments belong to; None where they are answered or dropped."""
+        answers = self._state.answers
+        place = answers.place(run.slot, number)
+        landed = self._unfinished.get(place)
+        if landed and landed.header.request == number:
+            return landed
+        peer, header = int(run.batch.peers[0]), replace(run.header, request=number, fragment=0)
+        if int(answers.ids[place]) >= number:
+            self._copies.known(peer, header, place, count)
+            return None
+        if landed:  # its requester has gone on
+            self._give_up(landed)
+        return self._begin(run, header, peer, place)
 
-    def _quarters(self, store: _Store, rows: NDArray[np.int64]) -> set[int]:
-        """Count news of long messages; return the rows whose requester waits for a GRANT."""
-        waiting = set()
-        for row in rows.tolist():
-            message = store.messages.get(row)
-            if message:
-                message.news += 1
-                if message.news * 4 >= self._state.session_fragments:
-                    waiting.add(row)
-        return waiting
-
-    def _grant(self, store: _Store, row: int) -> None:
-        message = store.messages[row]
-        message.news = 0
-        have = store.have[row, : message.header.fragments]
-        arrived = Arrived.of(Opcode.INFER, have, self._state.session_fragments)
-        self._copies.notice(message.peer, message.header, Opcode.GRANT, arrived.encode())
-
-    def _begin(
-        self,
-        store: _Store,
-        header: Header,
-        slot: int,
-        peer: int,
-        ids: NDArray[np.uint64],
-        places: NDArray[np.int64],
-        going: NDArray[np.bool_],
-        now: int,
-    ) -> NDArray[np.bool_]:
-        """Give rows to new requests and answer copies of known ones; return which frames are of requests with rows."""
-        answers = self._answers
-        for number in dict.fromkeys(ids[~going].tolist()):
-            place = answers.place(slot, number)
-            if answers.ids[place] >= number:
-                count = int(np.count_nonzero(ids == number))
-                self._copies.known(peer, Header(header.opcode, number, **_shared(header)), place, count)
-            else:
-                self._room(store, header, slot, peer, number, place, now)
-        began: NDArray[np.bool_] = (answers.ids[places] == ids) & (answers.sizes[places] == COLLECTING)
-        return began
-
-    def _room(self, store: _Store, header: Header, slot: int, peer: int, number: int, place: int, now: int) -> None:
+    def _begin(self, run: Run, header: Header, peer: int, place: int) -> Landed | None:
         """Give a new request a row and a credit, or refuse it."""
-        queue, sessions = store.loaded.queue, self._state.sessions
-        request = Header(header.opcode, number, **_shared(header))
-        slots = np.array([slot])
-        credit = bool(sessions.take_credit(slots, sessions.allowed)[0])
-        row = queue.reserve(1) if credit and queue.room else None
-        if row is None or not len(row):
-            if credit:
-                sessions.give_back(slots)
-            self._refusals.one(peer, request, Status.BUSY, retry_after=store.loaded.retry_after)
+        sessions, queue = self._state.sessions, run.loaded.queue
+        rows = queue.reserve(1 if sessions.outstanding[run.slot] < sessions.allowed else 0)
+        if len(rows) == 0:
+            self._refusals.one(peer, header, Status.BUSY, retry_after=run.loaded.retry_after)
+            return None
+        sessions.outstanding[run.slot] += 1
+        self._state.answers.take_one(run.slot, place, header.request, COLLECTING)
+        row = int(rows[0])
+        landed = Landed(run.loaded, header, peer, run.slot, place, row, queue.store[row], run.now)
+        self._unfinished[place] = landed
+        return landed
+
+    def _write(self, run: Run, landed: Landed, begin: int, order: list[int]) -> bool:
+        """Put fragments in their places, and ask for what is missing; return whether the request is whole and sound."""
+        first, count = order[0], len(order)
+        new = ((1 << count) - 1) << first
+        copies = 0
+        if landed.bits & new or order != list(range(first, first + count)):
+            for at, fragment in enumerate(order):  # out of order, or there already
+                if landed.bits >> fragment & 1:
+                    copies += 1
+                else:
+                    self._copy(run, landed, begin + at, fragment, 1)
+                    landed.bits |= 1 << fragment
+        else:
+            self._copy(run, landed, begin, first, count)
+            landed.bits |= new
+        if copies:
+            self._state.counters.move(DropReason.FRAGMENT_DUPLICATE, copies)
+        landed.news += count - copies
+        if landed.whole:
+            return self._finish(landed)
+        if copies or order[-1] == run.header.fragments - 1 or landed.news * 4 >= self._state.session_fragments:
+            landed.news = 0
+            arrived = Arrived.of(Opcode.INFER, landed.have(), self._state.session_fragments)
+            self._copies.notice(landed.peer, landed.header, Opcode.GRANT, arrived.encode())
+        return False
+
+    def _copy(self, run: Run, landed: Landed, at: int, fragment: int, count: int) -> None:
+        """Copy fragments that follow one another, from the frame at an index on, into the row."""
+        size, length, memory = run.header.fragment_size, run.header.length, run.batch.memory
+        begin, end = fragment * size, min((fragment + count) * size, length)
+        if count == 1:
+            start = int(run.batch.starts[at]) + HEADER_SIZE
+            landed.data[begin:end] = memory[start : start + end - begin]
             return
-        index = int(row[0])
-        self._answers.take(slots, np.array([place]), np.array([number], np.uint64), COLLECTING)
-        self._rows[place] = index
-        store.have[index] = False
-        store.messages[index] = _Message(peer, request, slot, place, now)
+        source = self._sources.get(size)
+        if source is None:
+            source = self._sources[size] = StridedView(size, HEADER_SIZE)
+        full = (end - begin) // size
+        landed.data[begin : begin + full * size] = source.of(memory)[run.batch.starts[at : at + full]].view(np.uint8)
+        if full < count:
+            self._copy(run, landed, at + full, fragment + full, 1)
 
-    def _whole(self, store: _Store, header: Header, rows: list[int]) -> Landed:
-        """Take requests out of those that are collected; refuse those whose CRC is wrong."""
-        good = []
-        for row in rows:
-            message = store.messages[row]
-            if header.flags & Flag.CRC and not self._sound(store, row, message.header):
-                self._give_up(store, row)
-                self._refusals.one(message.peer, message.header, Status.BAD_CRC)
-            else:
-                good.append(row)
-        messages = [store.messages.pop(row) for row in good]
-        places = np.array([message.place for message in messages], np.int64)
-        self._answers.sizes[places] = PENDING
-        return Landed(
-            np.array(good, np.int64),
-            places,
-            np.array([message.header.request for message in messages], np.uint64),
-            np.array([message.began for message in messages], np.int64),
-        )
+    def _finish(self, landed: Landed) -> bool:
+        """Take a whole request out of those that are collected; refuse it where its CRC is wrong."""
+        end = landed.header.length - CRC_SIZE
+        if landed.header.flags & Flag.CRC:
+            found = int.from_bytes(landed.data[end : landed.header.length].tobytes(), "big")
+            if message_crc(landed.data[:end], landed.header) != found:
+                self._give_up(landed)
+                self._refusals.one(landed.peer, landed.header, Status.BAD_CRC)
+                return False
+        del self._unfinished[landed.place]
+        self._state.answers.sizes[landed.place] = PENDING
+        return True
 
-    def queue(self, header: Header, slot: int, peer: int, loaded: Loaded, landed: Landed) -> None:
-        """Queue requests where they are."""
-        sessions = self._state.sessions
+    # ---- whole requests ------------------------------------------------------------------------------------------
+
+    def queue(self, landed: list[Landed]) -> None:
+        """Queue requests of one flow where they are."""
+        one, sessions = landed[0], self._state.sessions
+        header = one.header
         jobs = np.zeros(len(landed), JOB_DTYPE)
         for name in ("session", "flags", "priority"):
             jobs[name] = getattr(header, name)
-        jobs["request"], jobs["peer"], jobs["slot"] = landed.ids, peer, slot
-        jobs["arrival"], jobs["answer"] = landed.began, landed.places
-        jobs["deadline"] = landed.began + header.deadline * 1000 if header.deadline else NEVER
+        began = np.array([each.began for each in landed], np.int64)
+        jobs["request"] = [each.header.request for each in landed]
+        jobs["answer"] = [each.place for each in landed]
+        jobs["peer"], jobs["slot"], jobs["arrival"] = one.peer, one.slot, began
+        jobs["deadline"] = began + header.deadline * 1000 if header.deadline else NEVER
         jobs["wire_bytes"] = header.length + HEADER_SIZE * header.fragments
-        jobs["fragment_size"], jobs["tenant"] = sessions.fragment_sizes[slot], sessions.tenants[slot]
-        jobs["rx_ns"] = np.minimum(self._clock.now_ns() - landed.began, 0xFFFF_FFFF)
-        loaded.queue.commit(landed.rows, jobs)
+        jobs["fragment_size"], jobs["tenant"] = sessions.fragment_sizes[one.slot], sessions.tenants[one.slot]
+        jobs["rx_ns"] = np.minimum(self._clock.now_ns() - began, 0xFFFF_FFFF)
+        one.loaded.queue.commit(np.array([each.row for each in landed]), jobs)
 
-    def answered(self, slot: int, loaded: Loaded, landed: Landed) -> None:
-        """Free the rows and credits of requests that were answered."""
-        loaded.queue.release(landed.rows)
-        self._state.sessions.give_back(np.full(len(landed), slot))
-
-    def _sound(self, store: _Store, row: int, header: Header) -> bool:
-        row_bytes, end = store.loaded.queue.store[row], header.length - CRC_SIZE
-        return message_crc(row_bytes[:end], header) == int.from_bytes(row_bytes[end : header.length].tobytes(), "big")
+    def answered(self, landed: list[Landed]) -> None:
+        """Free the rows and credits of requests of one flow that were answered."""
+        one = landed[0]
+        one.loaded.queue.release(np.array([each.row for each in landed]))
+        self._state.sessions.outstanding[one.slot] -= len(landed)
 
     # ---- ends ----------------------------------------------------------------------------------------------------
 
-    def _give_up(self, store: _Store, row: int) -> _Message:
+    def _give_up(self, landed: Landed) -> None:
         """Free the row and the credit of an unfinished request; its id can come again."""
-        message = store.messages.pop(row)
-        store.loaded.queue.release(np.array([row]))
-        self._state.sessions.give_back(np.array([message.slot]))
-        self._answers.leave(np.array([message.place]), np.array([message.header.request], np.uint64))
-        return message
+        del self._unfinished[landed.place]
+        landed.loaded.queue.release(np.array([landed.row]))
+        self._state.sessions.give_back(np.array([landed.slot]))
+        self._state.answers.leave(np.array([landed.place]), np.array([landed.header.request], np.uint64))
 
     def cancel(self, place: int, number: int) -> bool:
         """Give up an unfinished request that is cancelled; return whether there was one."""
-        for store in self._stores.values():
-            message = store.messages.get(int(self._rows[place]))
-            if message and message.place == place and message.header.request == number:
-                self._give_up(store, int(self._rows[place]))
-                return True
-        return False
+        landed = self._unfinished.get(place)
+        if landed is None or landed.header.request != number:
+            return False
+        self._give_up(landed)
+        return True
 
     def forget(self, slot: int) -> None:
         """Give up the unfinished requests of a session that has ended."""
-        for store in self._stores.values():
-            for row in [row for row, message in store.messages.items() if message.slot == slot]:
-                self._give_up(store, row)
+        for landed in [each for each in self._unfinished.values() if each.slot == slot]:
+            self._give_up(landed)
 
     def withdraw(self, loaded: Loaded) -> None:
         """Refuse what is unfinished of a pipeline that was removed."""
-        store = self._stores.pop(loaded.pipeline.handle, None)
-        if store is None:
-            return
-        for row in list(store.messages):
-            message = self._give_up(store, row)
-            self._refusals.one(message.peer, message.header, Status.UNKNOWN_PIPELINE)
+        for landed in [each for each in self._unfinished.values() if each.loaded is loaded]:
+            self._give_up(landed)
+            self._refusals.one(landed.peer, landed.header, Status.UNKNOWN_PIPELINE)
 
     def expire(self, now: int) -> None:
         """Give up what is too old, and say so."""
         limit = now - self._state.reassembler.limits.timeout_ns
-        for store in self._stores.values():
-            for row in [row for row, message in store.messages.items() if message.began <= limit]:
-                message = self._give_up(store, row)
-                self._refusals.one(message.peer, message.header, Status.REASSEMBLY_TIMEOUT)
+        for landed in [each for each in self._unfinished.values() if each.began <= limit]:
+            self._give_up(landed)
+            self._refusals.one(landed.peer, landed.header, Status.REASSEMBLY_TIMEOUT)
 
     def next_timer(self) -> int | None:
         """Return when expire has work, in ns on the node's clock; None while nothing is unfinished."""
-        timeout = self._state.reassembler.limits.timeout_ns
-        oldest = [next(iter(store.messages.values())).began for store in self._stores.values() if store.messages]
-        return min(oldest) + timeout if oldest else None
-
-
-def _shared(header: Header) -> dict[str, int]:
-    """Return what all requests of a flow have in common."""
-    names = ("flags", "session", "length", "pipeline", "priority", "fragment_size", "deadline")
-    return {name: getattr(header, name) for name in names}
+        for landed in self._unfinished.values():
+            return landed.began + self._state.reassembler.limits.timeout_ns
+        return None

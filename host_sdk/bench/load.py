@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from host_sdk.bench.arrivals import poisson_arrivals
 from host_sdk.bench.histogram import LatencyHistogram
 from host_sdk.bench.loops import Answered, Clock, closed_loop, open_loop
+from host_sdk.bench.prepared import PreparedWindow
 from host_sdk.client import NapuClient
 from host_sdk.engine import Engine
 from host_sdk.wire.errors import DeviceError, NapuError
@@ -53,6 +54,11 @@ class Sender:
         header = Header(Opcode.INFER, 0, flags, pipeline=self._pipeline)
         self.engine.infer(self._peer, header, bodies, tokens, _TIMEOUT_NS)
         return tokens
+
+    def prepared(self, body: bytes, flags: int, clock: Clock) -> PreparedWindow:
+        """Return a window of requests that were serialised before."""
+        header = Header(Opcode.INFER, 0, flags, pipeline=self._pipeline)
+        return PreparedWindow(self.engine.link, self._peer, header, body, clock)
 
     def turn(self) -> list[Answers]:
         """Send and receive what there is, without waiting; return what has become of requests."""
@@ -166,17 +172,25 @@ class Generator:
                 found.update((token, row.tobytes()) for token, row in zip(answers.tokens, answers.bodies, strict=True))
         return [found.get(token, b"") for token in tokens]
 
+    def _window(self, flags: int) -> "PreparedWindow | EngineWindow":
+        """Return a window of requests that were serialised before; where each has a CRC of its own, of the SDK's."""
+        if flags & Flag.CRC or not flags & Flag.ONCE:
+            return EngineWindow(self._sender, self._body, flags, self._clock)
+        return self._sender.prepared(self._body, flags, self._clock)
+
     def load(self, task: dict[str, Any]) -> dict[str, Any]:
         """Put the load that ``task`` describes on the appliance; return the fields of a sample."""
-        window = EngineWindow(self._sender, self._body, task["flags"], self._clock)
+        window = self._window(task["flags"])
         start = self._clock()
         begin = start + int(task["warmup_s"] * 1e9)
         end = begin + int(task["seconds"] * 1e9)
         if task["mode"] == "closed":
-            answered = closed_loop(window, task["concurrency"], end, self._clock)
+            answered = closed_loop(window, min(task["concurrency"], window.room), end, self._clock)
         else:
             arrivals = poisson_arrivals(task["rate_per_s"], task["warmup_s"] + task["seconds"], task["seed"])
             answered = open_loop(window, arrivals + start, self._clock)
+        if isinstance(window, PreparedWindow):
+            window.close()
         counts = {"lost": window.lost, "sent_again": window.sent_again}
         return {**summarise(answered, begin, end, by_due=task["mode"] == "open"), **counts}
 

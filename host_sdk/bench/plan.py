@@ -23,14 +23,14 @@ class Point:
         concurrency: Requests outstanding in a closed loop; 0 in an open one.
         fraction: Of an open loop: its rate as a part of saturation.
         batch: Inferences in a request.
-        flags: Of an appliance's requests: by default executed once, as what goes over TCP is.
+        flags: Of an appliance's requests: by default executed once, as what goes over TCP is, with a trailer.
     """
 
     mode: str
     concurrency: int = 0
     fraction: float = 0.0
     batch: int = 1
-    flags: int = int(Flag.ONCE)
+    flags: int = int(Flag.ONCE | Flag.TRAILER)
 
     @property
     def label(self) -> str:

@@ -1,0 +1,151 @@
+"""Requests that were serialised before: a load as light as h2load puts on the other servers.
+
+It keeps to the protocol's bounds (credits, window, fragments under way) and looks at every answer, but asks for nothing
+again: what a wire between two namespaces does not lose need not be. What is lost all the same is counted.
+"""
+
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from host_sdk.bench.loops import Answered, Clock
+from host_sdk.wire.errors import DeviceError
+from host_sdk.wire.header import Header, decode_header
+from host_sdk.wire.links.base import FrameBatch, Link
+from host_sdk.wire.message import Message, decode_message, encode_message, fragment_frames, fragment_size_for
+from host_sdk.wire.records import StridedView
+from host_sdk.wire.schema import HEADER_SIZE, REPLY_BIT, Flag, Opcode
+
+_RING = 4096  # requests that are told apart; a power of two, more than are ever outstanding
+_OPEN_NS = 2_000_000_000
+_STATUS = 0xFFFF_FFFF << 32  # of a header's last word as this machine reads it: status and retry_after
+
+
+class PreparedWindow:
+    """Requests with one body, outstanding at one appliance, in a session of their own.
+
+    Args:
+        link: Where they go; not used by anybody else meanwhile.
+        peer: The appliance.
+        header: Pipeline and flags, without CRC.
+        body: What each carries.
+        clock: Gives the time in ns.
+
+    Attributes:
+        outstanding: Requests that have no answer.
+        room: Requests that may be outstanding.
+        lost: Requests that were refused, or never answered.
+        sent_again: 0.
+
+    Raises:
+        DeviceError: The appliance opens no session.
+    """
+
+    def __init__(self, link: Link, peer: int, header: Header, body: bytes, clock: Clock) -> None:
+        self._link, self._peer, self._clock = link, peer, clock
+        size = fragment_size_for(link.mtu)
+        session, opened = self._open(size)
+        self._next = int(opened["next"])
+        request = Header(header.opcode, 1, header.flags, session, pipeline=header.pipeline)
+        pdus = list(fragment_frames(*encode_message(Message(request, body), size)))
+        self._fragments = len(pdus)
+        self.room = min(int(opened["credits"]), max(1, int(opened["fragments"]) // self._fragments))
+        self._lengths = np.array([len(pdu) for pdu in pdus], np.int64)
+        self._rows = [np.tile(np.frombuffer(pdu, np.uint8), (self.room, 1)) for pdu in pdus]
+        self._targets = [StridedView(len(pdu)) for pdu in pdus]
+        self._headers = StridedView(HEADER_SIZE)
+        self._expected = np.frombuffer(
+            Header(header.opcode | REPLY_BIT, 1, header.flags & (Flag.ONCE | Flag.TRAILER), session).encode(), np.uint64
+        )
+        self._due = np.zeros(_RING, np.int64)
+        self._waits = np.zeros(_RING, np.bool_)
+        self.outstanding = self.lost = self.sent_again = 0
+
+    def _open(self, fragment_size: int) -> tuple[int, dict[str, Any]]:
+        """Open a session; return its number and what OPENED says."""
+        number = self._clock() & (1 << 61) - 1
+        header, payload = encode_message(
+            Message(Header(Opcode.OPEN, number, int(Flag.CRC)), msgpack.packb({"fragment_size": fragment_size})),
+            fragment_size,
+        )
+        (pdu,) = fragment_frames(header, payload)
+        self._send(pdu)
+        end = self._clock() + _OPEN_NS
+        while self._clock() < end:
+            batch = self._link.receive()
+            for index in range(len(batch)):
+                raw = batch.pdu(index).tobytes()
+                reply = decode_header(raw, self._link.smallest)
+                if reply.opcode == Opcode.OPENED and reply.request == number and reply.session:
+                    message = decode_message(reply, raw[HEADER_SIZE : HEADER_SIZE + reply.payload_size])
+                    return reply.session, msgpack.unpackb(message.body)
+        raise DeviceError("the appliance opened no session within 2 s")
+
+    def _send(self, pdu: bytes) -> None:
+        buffers = self._link.allocate(1)
+        start = int(buffers.starts[0])
+        buffers.memory[start : start + len(pdu)] = np.frombuffer(pdu, np.uint8)
+        buffers.lengths[0], buffers.peers[0] = len(pdu), self._peer
+        self._link.send(buffers)
+
+    def submit(self, due_ns: NDArray[np.int64]) -> None:
+        """Send requests that were due at these times, int64 [n], at most ``room``."""
+        count, done = len(due_ns), 0
+        ids = np.arange(self._next, self._next + count, dtype=np.uint64)
+        places = (ids % np.uint64(_RING)).astype(np.int64)
+        self._due[places], self._waits[places] = due_ns, True
+        self._next += count
+        self.outstanding += count
+        for row in self._rows:
+            row[:count, 8:16] = ids.astype(">u8").view(np.uint8).reshape(count, 8)
+        while done < count:
+            buffers = self._link.allocate((count - done) * self._fragments)
+            fit = len(buffers) // self._fragments
+            if fit == 0:
+                self._link.wait(100_000)
+                continue
+            self._write(buffers, done, fit)
+            done += fit
+
+    def _write(self, buffers: FrameBatch, begin: int, count: int) -> None:
+        """Write whole requests, fragment after fragment, and send them."""
+        frames = buffers.first(count * self._fragments)
+        starts = frames.starts.reshape(count, self._fragments)
+        for index, (row, target) in enumerate(zip(self._rows, self._targets, strict=True)):
+            target.of(frames.memory)[starts[:, index]] = row[begin : begin + count].view(target.dtype)[:, 0]
+        frames.lengths[:] = np.tile(self._lengths, count)
+        frames.peers[:] = self._peer
+        self._link.send(frames)
+
+    def receive(self) -> Answered | None:
+        """Take the answers that have arrived, without waiting; None where none have."""
+        batch = self._link.receive()
+        if not len(batch):
+            return None
+        now = self._clock()
+        words = self._headers.of(batch.memory)[batch.starts].view(np.uint64).reshape(len(batch), 4)
+        ours = words[:, 0] == self._expected[0]
+        places = (words[:, 1].byteswap() % np.uint64(_RING)).astype(np.int64)
+        ours &= self._waits[places]
+        if not ours.all():
+            words, places = words[ours], places[ours]
+        good = (words[:, 3] & np.uint64(_STATUS)) == 0
+        self._waits[places] = False
+        self.outstanding -= len(places)
+        self.lost += int(np.count_nonzero(~good))
+        return Answered(self._due[places[good]], now)
+
+    def abandon(self) -> None:
+        """Give up what is outstanding, as lost."""
+        self.lost += self.outstanding
+        self._waits[:] = False
+        self.outstanding = 0
+
+    def close(self) -> None:
+        """End the session, without waiting for an answer."""
+        session = decode_header(self._rows[0][0].tobytes()).session
+        header, payload = encode_message(Message(Header(Opcode.CLOSE, 1, int(Flag.CRC), session)), 1024)
+        (pdu,) = fragment_frames(header, payload)
+        self._send(pdu)
