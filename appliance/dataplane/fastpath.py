@@ -7,6 +7,7 @@ operations, whatever its length. Anything out of the ordinary is left to the gen
 
 import logging
 import struct
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,7 @@ _WORDS = struct.Struct("=QQQQ")  # a header as words of this machine
 _REQUEST = struct.Struct(">Q")
 _TRAILER = struct.Struct(TRAILER.struct_format)
 _LARGEST = 0xFFFF_FFFF
+_LITTLE = sys.byteorder == "little"
 _FRAGMENT_MASK = ~int.from_bytes(b"\xff\xff" + bytes(6), "little") & (1 << 64) - 1  # of the word with the fragment
 
 
@@ -74,22 +76,23 @@ class FastPath:
         flow = self._flows.get((peer, common, middle, last & _FRAGMENT_MASK, size), batch)
         if flow is None:
             return 0
-        if count == 1 and flow.header.fragments == 1:
+        if count == 1:
             (number,) = _REQUEST.unpack_from(data, start + REQUEST_OFFSET)
-            return self._answer_one(flow, batch, peer, number, now)
+            if flow.header.fragments == 1:
+                return self._answer_one(flow, batch, peer, number, now)
+            run = Run(flow.header, flow.slot, flow.loaded, peer, batch, now)
+            fragment = (last & 0xFF) << 8 | last >> 8 & 0xFF if _LITTLE else last >> 48
+            return self._landed(flow, peer, 1, self._landing.take_one(run, number, fragment))
         words = self._headers.of(batch.memory)[batch.starts].view(np.uint64).reshape(count, 4)
-        if count > 1:
-            run = _run_length(words, batch.peers)
-            if run < count:
-                if run < SHORTEST_RUN:
-                    return 0
-                batch, words, count = batch.first(run), words[:run], run
+        alike = _run_length(words, batch.peers)
+        if alike < count:
+            if alike < SHORTEST_RUN and flow.header.fragments == 1:
+                return 0
+            batch, words, count = batch.first(alike), words[:alike], alike
         if flow.header.fragments > 1:
-            landed = self._landing.take(Run(flow.header, flow.slot, flow.loaded, batch, words, now))
-            if landed:
-                self._answer_landed(flow, peer, landed)
-            return 0 if landed is None else count
-        if count > 1 and (batch.lengths != size).any():
+            run = Run(flow.header, flow.slot, flow.loaded, peer, batch, now)
+            return self._landed(flow, peer, count, self._landing.take(run, words))
+        if (batch.lengths != size).any():
             return 0
         return self._answer(flow, batch, words[:, 1], now)
 
@@ -179,6 +182,12 @@ class FastPath:
         self._replies.transmit(peer, replies.view(np.dtype((np.void, replies.shape[1])))[:, 0])
         return True
 
+    def _landed(self, flow: Flow, peer: int, count: int, landed: list[Landed] | None) -> int:
+        """Answer what has landed whole; return how many of ``count`` frames were taken: all, or none."""
+        if landed:
+            self._answer_landed(flow, peer, landed)
+        return 0 if landed is None else count
+
     def _answer_landed(self, flow: Flow, peer: int, landed: list[Landed]) -> None:
         """Answer requests of many frames from the rows that they landed in; or queue them, if they are to wait."""
         loaded, done = flow.loaded, 0
@@ -201,14 +210,14 @@ class FastPath:
             self._landing.queue(landed[done:])
 
     def _answer_one_landed(self, flow: Flow, peer: int, landed: Landed) -> None:
-        number, row = landed.header.request, landed.row
+        number, row = landed.number, landed.row
         answers, figures = self._execute(flow, flow.rows[row : row + 1], landed.began)
         pdu = self._fill(flow, number, answers, figures)
         self._state.answers.record_one(flow.slot, landed.place, number, pdu)
         self._replies.transmit(peer, pdu.view(flow.whole))
 
     def _answer_some_landed(self, flow: Flow, peer: int, part: list[Landed]) -> None:
-        ids = np.array([each.header.request for each in part], np.uint64)
+        ids = np.array([each.number for each in part], np.uint64)
         places = np.array([each.place for each in part], np.int64)
         replies = self._run(flow, flow.rows[[each.row for each in part]], ids.byteswap(), part[0].began)
         self._state.answers.record(flow.slot, places, ids, replies)

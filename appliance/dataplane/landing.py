@@ -24,6 +24,8 @@ from host_sdk.wire.message import message_crc
 from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, DropReason, Flag, Opcode, Status
 
+_CRC = int(Flag.CRC)
+
 
 @dataclass(slots=True)
 class Landed:
@@ -31,8 +33,9 @@ class Landed:
 
     Attributes:
         loaded: The pipeline.
-        header: Of any of its fragments.
-        peer: Who sent them.
+        shared: A header of its flow: any of its fragments' but for request and fragment.
+        number: Its id.
+        peer: Who sent it.
         slot: The session's.
         place: Where its answer is kept.
         row: Of the queue's store, that its message is in.
@@ -43,7 +46,8 @@ class Landed:
     """
 
     loaded: Loaded
-    header: Header
+    shared: Header
+    number: int
     peer: int
     slot: int
     place: int
@@ -54,15 +58,15 @@ class Landed:
     news: int = 0
 
     @property
-    def whole(self) -> bool:
-        """Whether all fragments have arrived."""
-        return self.bits == (1 << self.header.fragments) - 1
+    def header(self) -> Header:
+        """The header of its first fragment."""
+        return replace(self.shared, request=self.number, fragment=0)
 
     def have(self) -> NDArray[np.bool_]:
         """Return which fragments have arrived, bool [fragments]."""
-        raw = self.bits.to_bytes(-(-self.header.fragments // 8), "little")
+        raw = self.bits.to_bytes(-(-self.shared.fragments // 8), "little")
         bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
-        return bits[: self.header.fragments].astype(np.bool_)
+        return bits[: self.shared.fragments].astype(np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +77,16 @@ class Run:
         header: Of any of them.
         slot: The session's.
         loaded: The pipeline.
+        peer: Who sent them.
         batch: The frames.
-        words: Their headers, uint64 [n, 4].
         now: When they arrived, ns.
     """
 
     header: Header
     slot: int
     loaded: Loaded
+    peer: int
     batch: FrameBatch
-    words: NDArray[np.uint64]
     now: int
 
 
@@ -108,23 +112,39 @@ class Landing:
 
     # ---- fragments -----------------------------------------------------------------------------------------------
 
-    def take(self, run: Run) -> list[Landed] | None:
+    def take_one(self, run: Run, number: int, fragment: int) -> list[Landed] | None:
+        """Take a run of one frame, as :meth:`take` does; plain numbers are quicker than arrays of one."""
+        header, length = run.header, int(run.batch.lengths[0]) - HEADER_SIZE
+        begin = fragment * header.fragment_size
+        size = min(header.fragment_size, header.length - begin)
+        if fragment >= header.fragments or (length != size and not size < length <= self._smallest - HEADER_SIZE):
+            return None
+        self._state.counters.accept()
+        self._state.sessions.touch(header.session, run.now)
+        landed = self._place(run, number, 1)
+        return [landed] if landed and self._write(run, landed, 0, [fragment]) else []
+
+    def take(self, run: Run, words: NDArray[np.uint64]) -> list[Landed] | None:
         """Take a run of frames; return the requests that are whole by it, for :meth:`queue` or :meth:`answered`.
 
         None where not every frame is sound: then none is taken. Else all are: taken, answered or dropped.
+
+        Args:
+            run: The frames.
+            words: Their headers, uint64 [n, 4].
         """
-        count = len(run.words)
-        fragments = (run.words[:, 3].byteswap() >> np.uint64(48)).astype(np.int64)
+        count = len(words)
+        fragments = (words[:, 3].byteswap() >> np.uint64(48)).astype(np.int64)
         if not self._sound_sizes(run, fragments):
             return None
         self._state.counters.accept(count)
         self._state.sessions.touch(run.header.session, run.now)
-        if count == 1 or (run.words[:, 1] == run.words[0, 1]).all():
+        if (words[:, 1] == words[0, 1]).all():
             cuts = [0, count]
         else:
-            cuts = [0, *(np.flatnonzero(run.words[1:, 1] != run.words[:-1, 1]) + 1).tolist(), count]
+            cuts = [0, *(np.flatnonzero(words[1:, 1] != words[:-1, 1]) + 1).tolist(), count]
         whole: list[Landed] = []
-        numbers, order = run.words[cuts[:-1], 1].byteswap().tolist(), fragments.tolist()
+        numbers, order = words[cuts[:-1], 1].byteswap().tolist(), fragments.tolist()
         for number, begin, end in zip(numbers, cuts[:-1], cuts[1:], strict=True):
             landed = self._place(run, number, end - begin)
             if landed and self._write(run, landed, begin, order[begin:end]):
@@ -149,36 +169,36 @@ class Landing:
         answers = self._state.answers
         place = answers.place(run.slot, number)
         landed = self._unfinished.get(place)
-        if landed and landed.header.request == number:
+        if landed and landed.number == number:
             return landed
-        peer, header = int(run.batch.peers[0]), replace(run.header, request=number, fragment=0)
         if int(answers.ids[place]) >= number:
-            self._copies.known(peer, header, place, count)
+            self._copies.known(run.peer, replace(run.header, request=number, fragment=0), place, count)
             return None
         if landed:  # its requester has gone on
             self._give_up(landed)
-        return self._begin(run, header, peer, place)
+        return self._begin(run, number, place)
 
-    def _begin(self, run: Run, header: Header, peer: int, place: int) -> Landed | None:
+    def _begin(self, run: Run, number: int, place: int) -> Landed | None:
         """Give a new request a row and a credit, or refuse it."""
         sessions, queue = self._state.sessions, run.loaded.queue
         rows = queue.reserve(1 if sessions.outstanding[run.slot] < sessions.allowed else 0)
         if len(rows) == 0:
-            self._refusals.one(peer, header, Status.BUSY, retry_after=run.loaded.retry_after)
+            header = replace(run.header, request=number, fragment=0)
+            self._refusals.one(run.peer, header, Status.BUSY, retry_after=run.loaded.retry_after)
             return None
         sessions.outstanding[run.slot] += 1
-        self._state.answers.take_one(run.slot, place, header.request, COLLECTING)
+        self._state.answers.take_one(run.slot, place, number, COLLECTING)
         row = int(rows[0])
-        landed = Landed(run.loaded, header, peer, run.slot, place, row, queue.store[row], run.now)
+        landed = Landed(run.loaded, run.header, number, run.peer, run.slot, place, row, queue.store[row], run.now)
         self._unfinished[place] = landed
         return landed
 
     def _write(self, run: Run, landed: Landed, begin: int, order: list[int]) -> bool:
         """Put fragments in their places, and ask for what is missing; return whether the request is whole and sound."""
-        first, count = order[0], len(order)
+        first, count, fragments = order[0], len(order), run.header.fragments
         new = ((1 << count) - 1) << first
         copies = 0
-        if landed.bits & new or order != list(range(first, first + count)):
+        if landed.bits & new or (count > 1 and order != list(range(first, first + count))):
             for at, fragment in enumerate(order):  # out of order, or there already
                 if landed.bits >> fragment & 1:
                     copies += 1
@@ -191,9 +211,9 @@ class Landing:
         if copies:
             self._state.counters.move(DropReason.FRAGMENT_DUPLICATE, copies)
         landed.news += count - copies
-        if landed.whole:
+        if landed.bits == (1 << fragments) - 1:
             return self._finish(landed)
-        if copies or order[-1] == run.header.fragments - 1 or landed.news * 4 >= self._state.session_fragments:
+        if copies or order[-1] == fragments - 1 or landed.news * 4 >= self._state.session_fragments:
             landed.news = 0
             arrived = Arrived.of(Opcode.INFER, landed.have(), self._state.session_fragments)
             self._copies.notice(landed.peer, landed.header, Opcode.GRANT, arrived.encode())
@@ -217,10 +237,10 @@ class Landing:
 
     def _finish(self, landed: Landed) -> bool:
         """Take a whole request out of those that are collected; refuse it where its CRC is wrong."""
-        end = landed.header.length - CRC_SIZE
-        if landed.header.flags & Flag.CRC:
-            found = int.from_bytes(landed.data[end : landed.header.length].tobytes(), "big")
-            if message_crc(landed.data[:end], landed.header) != found:
+        length = landed.shared.length
+        if landed.shared.flags & _CRC:
+            found = int.from_bytes(landed.data[length - CRC_SIZE : length].tobytes(), "big")
+            if message_crc(landed.data[: length - CRC_SIZE], landed.header) != found:
                 self._give_up(landed)
                 self._refusals.one(landed.peer, landed.header, Status.BAD_CRC)
                 return False
@@ -233,12 +253,12 @@ class Landing:
     def queue(self, landed: list[Landed]) -> None:
         """Queue requests of one flow where they are."""
         one, sessions = landed[0], self._state.sessions
-        header = one.header
+        header = one.shared
         jobs = np.zeros(len(landed), JOB_DTYPE)
         for name in ("session", "flags", "priority"):
             jobs[name] = getattr(header, name)
         began = np.array([each.began for each in landed], np.int64)
-        jobs["request"] = [each.header.request for each in landed]
+        jobs["request"] = [each.number for each in landed]
         jobs["answer"] = [each.place for each in landed]
         jobs["peer"], jobs["slot"], jobs["arrival"] = one.peer, one.slot, began
         jobs["deadline"] = began + header.deadline * 1000 if header.deadline else NEVER
@@ -260,12 +280,12 @@ class Landing:
         del self._unfinished[landed.place]
         landed.loaded.queue.release(np.array([landed.row]))
         self._state.sessions.give_back(np.array([landed.slot]))
-        self._state.answers.leave(np.array([landed.place]), np.array([landed.header.request], np.uint64))
+        self._state.answers.leave(np.array([landed.place]), np.array([landed.number], np.uint64))
 
     def cancel(self, place: int, number: int) -> bool:
         """Give up an unfinished request that is cancelled; return whether there was one."""
         landed = self._unfinished.get(place)
-        if landed is None or landed.header.request != number:
+        if landed is None or landed.number != number:
             return False
         self._give_up(landed)
         return True

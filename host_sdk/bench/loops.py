@@ -46,7 +46,7 @@ class Window(Protocol):
 
 
 def closed_loop(window: Window, concurrency: int, end_ns: int, clock: Clock) -> list[Answered]:
-    """Keep so many requests outstanding until a time, then take what is still to come.
+    """Keep half as many requests outstanding, up to as many, until a time, then take what is still to come.
 
     Args:
         window: New.
@@ -58,7 +58,7 @@ def closed_loop(window: Window, concurrency: int, end_ns: int, clock: Clock) -> 
     now = clock()
     while now < end_ns:
         missing = concurrency - window.outstanding
-        if missing > 0:
+        if 2 * missing >= concurrency:  # in halves, as a client with a window fills it: so that servers can batch
             window.submit(np.full(missing, now))
         answered = window.receive()
         if answered:

@@ -53,8 +53,12 @@ class PreparedWindow:
         self._fragments = len(pdus)
         self.room = min(int(opened["credits"]), max(1, int(opened["fragments"]) // self._fragments))
         self._lengths = np.array([len(pdu) for pdu in pdus], np.int64)
-        self._rows = [np.tile(np.frombuffer(pdu, np.uint8), (self.room, 1)) for pdu in pdus]
-        self._targets = [StridedView(len(pdu)) for pdu in pdus]
+        # All fragments of a request but the last are of one size, and are written in one piece.
+        self._fulls = np.frombuffer(b"".join(pdus[:-1]), np.uint8).reshape(len(pdus) - 1, -1) if len(pdus) > 1 else None
+        if self._fulls is not None:
+            self._fulls = np.tile(self._fulls, (self.room, 1, 1))
+        self._lasts = np.tile(np.frombuffer(pdus[-1], np.uint8), (self.room, 1))
+        self._full_target, self._last_target = StridedView(len(pdus[0])), StridedView(len(pdus[-1]))
         self._headers = StridedView(HEADER_SIZE)
         self._expected = np.frombuffer(
             Header(header.opcode | REPLY_BIT, 1, header.flags & (Flag.ONCE | Flag.TRAILER), session).encode(), np.uint64
@@ -98,8 +102,10 @@ class PreparedWindow:
         self._due[places], self._waits[places] = due_ns, True
         self._next += count
         self.outstanding += count
-        for row in self._rows:
-            row[:count, 8:16] = ids.astype(">u8").view(np.uint8).reshape(count, 8)
+        raw = ids.astype(">u8").view(np.uint8).reshape(count, 8)
+        self._lasts[:count, 8:16] = raw
+        if self._fulls is not None:
+            self._fulls[:count, :, 8:16] = raw[:, None]
         while done < count:
             buffers = self._link.allocate((count - done) * self._fragments)
             fit = len(buffers) // self._fragments
@@ -113,8 +119,10 @@ class PreparedWindow:
         """Write whole requests, fragment after fragment, and send them."""
         frames = buffers.first(count * self._fragments)
         starts = frames.starts.reshape(count, self._fragments)
-        for index, (row, target) in enumerate(zip(self._rows, self._targets, strict=True)):
-            target.of(frames.memory)[starts[:, index]] = row[begin : begin + count].view(target.dtype)[:, 0]
+        chosen, last, full = slice(begin, begin + count), self._last_target, self._full_target
+        last.of(frames.memory)[starts[:, -1]] = self._lasts[chosen].view(last.dtype)[:, 0]
+        if self._fulls is not None:
+            full.of(frames.memory)[starts[:, :-1]] = self._fulls[chosen].view(full.dtype)[:, :, 0]
         frames.lengths[:] = np.tile(self._lengths, count)
         frames.peers[:] = self._peer
         self._link.send(frames)
@@ -145,7 +153,7 @@ class PreparedWindow:
 
     def close(self) -> None:
         """End the session, without waiting for an answer."""
-        session = decode_header(self._rows[0][0].tobytes()).session
+        session = decode_header(self._lasts[0].tobytes()).session
         header, payload = encode_message(Message(Header(Opcode.CLOSE, 1, int(Flag.CRC), session)), 1024)
         (pdu,) = fragment_frames(header, payload)
         self._send(pdu)
