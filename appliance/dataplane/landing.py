@@ -170,7 +170,12 @@ class Landing:
         place = answers.place(run.slot, number)
         landed = self._unfinished.get(place)
         if landed and landed.number == number:
-            return landed
+            if landed.shared is run.header or _alike(landed.shared, run.header):
+                return landed
+            header = landed.header
+            self._give_up(landed)
+            self._refusals.one(run.peer, header, Status.FRAGMENT_CONFLICT, "its fragments have different headers")
+            return None
         if int(answers.ids[place]) >= number:
             self._copies.known(run.peer, replace(run.header, request=number, fragment=0), place, count)
             return None
@@ -313,3 +318,8 @@ class Landing:
         for landed in self._unfinished.values():
             return landed.began + self._state.reassembler.limits.timeout_ns
         return None
+
+
+def _alike(one: Header, other: Header) -> bool:
+    """Return whether two headers are alike but for request and fragment."""
+    return replace(one, request=0, fragment=0) == replace(other, request=0, fragment=0)

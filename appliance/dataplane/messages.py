@@ -28,11 +28,11 @@ from host_sdk.wire.schema import (
     MAX_SESSION_WINDOW,
     MAX_TENANT,
     MIN_MTU,
-    NOTICE_BIT,
     DropReason,
     Flag,
     Opcode,
     Status,
+    is_notice,
 )
 
 SESSION_RETRY = 1000  # in units of 100 µs: when a full session table may have room
@@ -114,7 +114,7 @@ class Messages:
             self._dispatch(peer, message, now)
 
     def _broken(self, peer: int, header: Header, error: FrameError) -> None:
-        if header.opcode & NOTICE_BIT:
+        if is_notice(header.opcode):
             self._state.counters.move(DropReason.NOT_KNOWN)
         elif isinstance(error.reason, DropReason):
             self._state.counters.move(error.reason)
@@ -127,6 +127,8 @@ class Messages:
 
     def _ahead(self, frame: FrameBatch, peer: int, header: Header, now: int) -> bool:
         """Look at a fragment of an INFER before the others are there; return whether that is all there is to do."""
+        if self._state.reassembler.have(peer, header) is not None:
+            return False  # others are there; it may contradict them
         if not self._state.sessions.find(header.session, peer, now):
             self._rooms.refusals.one(peer, header, Status.UNKNOWN_SESSION)
             return True
@@ -159,7 +161,7 @@ class Messages:
 
     def _dispatch(self, peer: int, message: Message, now: int) -> None:
         header, control = message.header, self._state.control
-        if header.opcode & NOTICE_BIT:
+        if is_notice(header.opcode):
             self._rooms.notices.take(peer, message, now)
         elif header.opcode == Opcode.DISCOVER:
             self._discover(peer, message, now)
@@ -260,7 +262,7 @@ class Messages:
     def expire(self, now: int) -> None:
         """Give up messages whose fragments stay away, and say so."""
         for peer, header in self._state.reassembler.expire(now):
-            if not header.opcode & NOTICE_BIT:
+            if not is_notice(header.opcode):
                 self._rooms.refusals.one(peer, header, Status.REASSEMBLY_TIMEOUT)
         self._rooms.landing.expire(now)
 

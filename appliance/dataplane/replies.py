@@ -16,13 +16,13 @@ from host_sdk.wire.schema import (
     CRC_SIZE,
     HEADER_SIZE,
     MAX_FRAGMENT_SIZE,
-    NOTICE_BIT,
     REPLY_BIT,
     TRAILER,
     VERSION,
     Flag,
     Opcode,
     Status,
+    is_notice,
 )
 
 # A full transmit ring is waited for so often and so long before frames are dropped and counted.
@@ -212,7 +212,7 @@ class ReplyWriter:
     def message(self, peer: int, message: Message, fragment_size: int = MAX_FRAGMENT_SIZE) -> None:
         """Send one message, in as many fragments as it needs; replies are counted."""
         opcode = message.header.opcode
-        if opcode & REPLY_BIT and not opcode & NOTICE_BIT:
+        if opcode & REPLY_BIT and not is_notice(opcode):
             self._counters.answer(message.header.status)
         header, payload = encode_message(message, min(fragment_size, self._own_fragment_size))
         self._pdus(peer, list(fragment_frames(header, payload)))

@@ -174,7 +174,7 @@ class Opcode(IntEnum):
 
 
 REPLY_BIT = 0x80
-NOTICE_BIT = 0x20
+NOTICES = range(0x20, 0x40)  # opcodes of notices, without the reply bit
 OPCODE_MEANING = {
     Opcode.DISCOVER: "Who is there? Broadcast or unicast.",
     Opcode.OPEN: "Open a session.",
@@ -193,6 +193,11 @@ OPCODE_MEANING = {
     Opcode.UNKNOWN: "Nothing is known of this request any more; send it again from its first fragment.",
     Opcode.GRANT: "What has arrived of this request; send the rest, as much as the window allows.",
 }
+
+
+def is_notice(opcode: int) -> bool:
+    """Return whether an opcode, known or not, is that of a notice."""
+    return opcode & ~REPLY_BIT in NOTICES
 
 
 class Flag(IntFlag, boundary=STRICT):

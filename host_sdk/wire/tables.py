@@ -28,7 +28,6 @@ from host_sdk.wire.schema import (
     EXTENSION,
     EXTENSION_BLOCK,
     FLAG_MEANING,
-    NOTICE_BIT,
     OPCODE_MEANING,
     REPLY_BIT,
     REPLY_HEADER,
@@ -39,6 +38,7 @@ from host_sdk.wire.schema import (
     Flag,
     Layout,
     Opcode,
+    is_notice,
 )
 
 Code = TypeVar("Code", bound=IntEnum)
@@ -77,7 +77,7 @@ def opcode_table() -> str:
     """Return a table with one row for each request and its reply."""
     rows = []
     for opcode in Opcode:
-        if not opcode & (REPLY_BIT | NOTICE_BIT):
+        if not opcode & REPLY_BIT and not is_notice(opcode):
             reply = Opcode(opcode | REPLY_BIT)
             codes = (f"0x{opcode:02x}", f"`{opcode.name}`", OPCODE_MEANING[opcode])
             rows.append((*codes, f"0x{reply:02x}", f"`{reply.name}`", OPCODE_MEANING[reply]))
@@ -88,7 +88,7 @@ def notice_table() -> str:
     """Return a table with one row for each notice: who sends it, and what it means."""
     rows = []
     for opcode in Opcode:
-        if opcode & NOTICE_BIT:
+        if is_notice(opcode):
             sender = "responder" if opcode & REPLY_BIT else "requester"
             rows.append((f"0x{opcode:02x}", f"`{opcode.name}`", sender, OPCODE_MEANING[opcode]))
     return markdown_table(("Notice", "Name", "Sent by", "Meaning"), rows)

@@ -543,3 +543,16 @@ def test_what_is_over_the_credit_is_refused_alike_on_both_paths(tmp_path: Path, 
         counters = port.device.counters()
         assert counters["rx_frames"] == sum(value for name, value in counters.items() if name.startswith("frames_"))
         assert counters["answers_busy"] == 28
+
+
+@pytest.mark.parametrize("change", [{"deadline": 7}, {"priority": 9}, {"fragment_size": 1000}])
+def test_fragments_that_contradict_each_other_are_given_up(port: Port, change: dict[str, int]) -> None:
+    first = frames(once(port, 1, "long"))
+    fields = {"tail": change["deadline"]} if "deadline" in change else change
+    size = fields.pop("fragment_size", 1468)
+    other = frames(once(port, 1, "long", **fields), size)
+    assert port.exchange(first[:1]) == []
+    statuses = {decode(reply).status for reply in port.exchange(other[1:2]) if decode(reply).opcode == INFER | REPLY}
+    assert statuses == {37}
+    assert {decode(reply).status for reply in port.exchange(first)} == {OK}
+    assert executed(port) == 1

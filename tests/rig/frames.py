@@ -159,8 +159,8 @@ class Wire:
         return decode(self._socket.recv(65536))
 
     def answer(self, request: int, timeout: float = 5.0) -> Pdu:
-        """Return the reply to a request, passing over those to others."""
-        while (reply := self.receive(timeout)).request != request:
+        """Return the reply to a request, passing over notices and those to others."""
+        while (reply := self.receive(timeout)).request != request or reply.opcode & 0x60 == 0x20:
             pass
         return reply
 

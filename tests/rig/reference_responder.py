@@ -16,12 +16,12 @@ from host_sdk.wire.schema import (
     CRC_SIZE,
     FIRST_FRAGMENTS,
     HEADER_SIZE,
-    NOTICE_BIT,
     REPLY_BIT,
     DropReason,
     Flag,
     Opcode,
     Status,
+    is_notice,
 )
 from tests.rig.reference_sessions import Encoded, Job, ResponderLimits, Session, Slot
 
@@ -110,7 +110,7 @@ class ReferenceResponder:
 
     def _dispatch(self, peer: int, message: Message, began: int) -> Sent:
         header = message.header
-        if header.opcode & NOTICE_BIT:
+        if is_notice(header.opcode):
             return self._notice(peer, message)
         if header.opcode == Opcode.OPEN:
             return self._open(peer, message)
@@ -286,7 +286,7 @@ class ReferenceResponder:
 
     def _encode(self, asked: Header, status: Status, body: bytes, size: int = 0) -> Encoded:
         once = Flag.ONCE if asked.opcode in (Opcode.INFER, Opcode.CANCEL, Opcode.RESEND) else 0
-        opcode = Opcode.INFER if asked.opcode & NOTICE_BIT else asked.opcode
+        opcode = Opcode.INFER if is_notice(asked.opcode) else asked.opcode
         header = Header(
             opcode | REPLY_BIT,
             asked.request,

@@ -101,7 +101,7 @@ def test_unknown_opcode(bench: Bench, opcode: int) -> None:
 
 
 @pytest.mark.parametrize("opcode", [INFER, CONTROL, OPEN])
-@pytest.mark.parametrize("flags", [0x0008, 0x8000])
+@pytest.mark.parametrize("flags", [0x0010, 0x8000])
 def test_unknown_flag(bench: Bench, opcode: int, flags: int) -> None:
     pdu = Pdu(opcode, b"x", next_request(), flags, session=bench.session)
     bench.refuses(pdu, frames.UNSUPPORTED_FLAG, "unsupported_flag", f"{flags:#06x}")

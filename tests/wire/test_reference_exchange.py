@@ -22,7 +22,7 @@ from host_sdk.wire.exchange.requester import Requester
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.links.base import FrameBatch
 from host_sdk.wire.message import decode_message
-from host_sdk.wire.schema import HEADER_SIZE, NOTICE_BIT, Flag, Opcode, Status
+from host_sdk.wire.schema import HEADER_SIZE, Flag, Opcode, Status, is_notice
 from tests.rig.reference_responder import ReferenceResponder
 from tests.rig.reference_sessions import ResponderLimits
 
@@ -208,7 +208,7 @@ class Exchange(RuleBasedStateMachine):
         if header.opcode == Opcode.INFER:
             assert book
             book.send(header, pdu, self.now)
-        elif header.opcode & NOTICE_BIT:
+        elif is_notice(header.opcode):
             assert book
             book.notify(header, pdu)
 
