@@ -59,13 +59,13 @@ class Collector:
         except FrameError as error:
             if error.reason is not DropReason.FRAGMENT_DUPLICATE:
                 raise
-            return None, True
+            return None, partial.news == 0  # else it was asked for, and what is missing may be on its way
         if whole is not None:
             return decode_message(header, whole.payload), False
         partial.news += 1
         # Only answers to ONCE requests are kept, and wait to be asked for what is behind their first fragments.
         waits = bool(header.flags & Flag.ONCE) and partial.bound < header.fragments
-        stalls = waits and partial.news * 4 >= self._fragments
+        stalls = waits and partial.news >= self._fragments
         return None, stalls or header.fragment == header.fragments - 1
 
     def arrived(self, slot: int) -> Arrived | None:
