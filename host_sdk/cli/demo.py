@@ -121,8 +121,12 @@ def _host(command: list[str]) -> dict[str, Any]:
 
 @contextmanager
 def _process(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a process that does not outlive the block, however it is left."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    """Start a process that does not outlive the block, however it is left.
+
+    It has a session of its own: Ctrl-C is for this process to deal with. Python prints a traceback where it comes
+    while an interpreter starts.
+    """
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
     try:
         yield process
     finally:
