@@ -10,6 +10,7 @@ from host_sdk.wire.schema import RETRY_AFTER_UNIT_US
 
 SLOTS = 256
 GENERATIONS = 256
+_OUTLIER = 4  # times the pace: what one batch counts at most
 
 
 @dataclass(slots=True)
@@ -37,8 +38,8 @@ class Loaded:
         return min(max(1, int(wait_ns / (RETRY_AFTER_UNIT_US * 1000))), 0xFFFF)
 
     def served(self, count: int, took_ns: int) -> None:
-        """Take a batch into the pace."""
-        self.pace_ns += (took_ns / count - self.pace_ns) / 8
+        """Take a batch into the pace; one that took very long, as when the processor was away, only in part."""
+        self.pace_ns += (min(took_ns / count, _OUTLIER * self.pace_ns) - self.pace_ns) / 8
 
 
 class PipelineTable:

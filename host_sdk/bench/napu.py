@@ -12,7 +12,7 @@ from host_sdk.bench.process import Child, cpu_share, usage
 from host_sdk.bench.system import Load, Quantiles, Sample
 from host_sdk.lab.capability import capability
 from host_sdk.lab.lab import Lab
-from host_sdk.lab.topology import Appliance, Topology, default_mac
+from host_sdk.lab.topology import DEFAULT_MTU, Appliance, Topology, default_mac
 from host_sdk.wire.errors import DeviceError, LinkPrivilegeError
 
 PROFILE = "napu-s"
@@ -28,14 +28,15 @@ class NapuSystem:
     Args:
         link: What carries frames: xdp or packet in a lab, or udp on loopback.
         cores: Of the load and of the appliance.
+        mtu: Bytes of the largest PDU on the lab's cables; over UDP it is the link's own.
     """
 
     batches = (1,)
     open_loop = True
 
-    def __init__(self, link: str, cores: tuple[int, int]) -> None:
+    def __init__(self, link: str, cores: tuple[int, int], mtu: int = DEFAULT_MTU) -> None:
         self.name = f"napu-{link}"
-        self._link = link
+        self._link, self._mtu = link, mtu
         self._load_core, self._server_core = cores
         self._stack = ExitStack()
         self._load: Child | None = None
@@ -75,7 +76,9 @@ class NapuSystem:
     def _start_in_lab(self, stack: ExitStack, command: list[str], workload: Workload) -> list[str]:
         inside = ["--flash", "{flash}", "--ready-fd", "{ready_fd}", "--name", _NAME, "--link", f"{self._link}:eth0"]
         node = Appliance(_NAME, default_mac(1), PROFILE, command=tuple(pinned(self._server_core, [*command, *inside])))
-        topology = Topology(f"bench-{os.getpid()}-{self._link}", (node,), link=self._link)
+        topology = Topology(
+            f"bench-{os.getpid()}-{self._link}", (node,), mtu=self._mtu, link=self._link, cabling="direct"
+        )
         lab = stack.enter_context(Lab.up(topology, timeout_s=_START_S))
         self._pid = lab.status().appliances[0].pid
         return lab.inside(topology.host.name, load_command(f"{self._link}:eth0", workload.model.name))

@@ -13,6 +13,7 @@ class Chosen:
         seconds: That one load counts.
         quick: Few points, to see that all works.
         seed: Of inputs and arrivals.
+        mtu: Bytes of the largest PDU on the cables of appliances' labs.
     """
 
     systems: tuple[str, ...]
@@ -20,3 +21,4 @@ class Chosen:
     seconds: float
     quick: bool
     seed: int
+    mtu: int

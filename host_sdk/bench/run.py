@@ -29,11 +29,12 @@ _LIMIT_PART = 3  # the limit beside a load is measured for so small a part of th
 _START_S = 3.0  # that a system takes to start and be checked, about
 
 
-def make_system(name: str, cores: tuple[int, int], say: Say) -> System:
+def make_system(name: str, chosen: Chosen, cores: tuple[int, int], say: Say) -> System:
     """Return a system by name.
 
     Args:
         name: One of SYSTEMS but the limit.
+        chosen: What was asked for.
         cores: Of the load and of the server.
         say: Called with what is being done.
 
@@ -41,7 +42,7 @@ def make_system(name: str, cores: tuple[int, int], say: Say) -> System:
         ConfigError: There is none of that name.
     """
     if name in APPLIANCES:
-        return NapuSystem(name.removeprefix("napu-"), cores)
+        return NapuSystem(name.removeprefix("napu-"), cores, chosen.mtu)
     if name in PEERS:
         return PeerSystem(PEERS[name](), cores, say)
     raise ConfigError(f"no system is called {name!r}; there are {', '.join(SYSTEMS)}")
@@ -63,7 +64,7 @@ class Run:
     def __init__(self, models: Sequence[Model], chosen: Chosen, cores: tuple[int, int], say: Say) -> None:
         self._models, self._chosen, self._cores, self._say = models, chosen, cores, say
         self._names = chosen.systems or ((LIMIT, *APPLIANCES) if chosen.quick else SYSTEMS)
-        self._wanted = [make_system(name, cores, say) for name in self._names if name != LIMIT]
+        self._wanted = [make_system(name, chosen, cores, say) for name in self._names if name != LIMIT]
         self._rows: dict[tuple[str, str, Point], Row] = {}
         self._verified: dict[str, dict[str, int]] = {}
         self._left_out: dict[str, str] = {}

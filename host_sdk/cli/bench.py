@@ -15,7 +15,9 @@ from host_sdk.bench.models import Model, find_models
 from host_sdk.bench.options import Chosen
 from host_sdk.bench.report import COLUMNS, LEFT_ALIGNED, Report, cells
 from host_sdk.cli.output import EXIT_FAILED, err, failures, out, table
+from host_sdk.lab.topology import JUMBO_MTU, MAX_MTU
 from host_sdk.wire.errors import ConfigError
+from host_sdk.wire.schema import MIN_MTU
 
 MODELS_VARIABLE = "NAPU_MODELS"
 _BESIDE = Path(__file__).resolve().parents[3] / "shared" / "models"  # beside the checkout
@@ -36,6 +38,9 @@ def bench(
     model_dir: Annotated[
         Path | None, typer.Option(help=f"Directory of the MLPerf Tiny models; by default ${MODELS_VARIABLE}.")
     ] = None,
+    mtu: Annotated[
+        int, typer.Option(min=MIN_MTU, max=MAX_MTU, help="Bytes of the largest PDU on the cables of Ethernet labs.")
+    ] = JUMBO_MTU,
     seed: Annotated[int, typer.Option(min=0, help="Of random inputs and of the times of requests.")] = 1,
 ) -> None:
     """Measure appliances beside inference servers: one core for the server, one for the load, outputs compared first.
@@ -46,7 +51,7 @@ def bench(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind then either
     with failures(as_json=False):
         count, length = _QUICK if quick else _FULL
-        chosen = Chosen(_names(systems), repeats or count, seconds or length, quick=quick, seed=seed)
+        chosen = Chosen(_names(systems), repeats or count, seconds or length, quick=quick, seed=seed, mtu=mtu)
         for path in (plot, Path(json_file)):
             if path and not path.absolute().parent.is_dir():
                 raise ConfigError(f"{path} cannot be written, as {path.parent} is no directory; make it first")

@@ -26,7 +26,7 @@ from host_sdk.lab.namespace import silence_ipv6, visible_pid
 from host_sdk.lab.node import Node
 from host_sdk.lab.process import ProcessIdentity
 from host_sdk.lab.state import LabState
-from host_sdk.lab.switch import Switch
+from host_sdk.lab.switch import Switch, connect
 from host_sdk.lab.topology import Topology
 from host_sdk.wire.errors import DeviceError, NapuError, NapuTimeoutError
 
@@ -70,6 +70,7 @@ class Keeper:
             keeper=ProcessIdentity.of(visible_pid()),
             mtu=topology.mtu,
             link=topology.link,
+            cabling=topology.cabling,
             host=self._host.state,
             appliances=tuple(node.state for node in self._appliances),
         )
@@ -94,15 +95,14 @@ class Keeper:
         deadline = self._clock() + timeout_ns
         self._write_state()
         silence_ipv6()
-        switch = Switch(self._state.mtu)
         for node in self._nodes:
             node.start()
-        for node in self._nodes:
-            switch.plug(node.await_namespace(), node.state.mac)
-        for node in self._nodes:
-            node.await_plugged()
-        switch.wait_forwarding()
-        switch.close()
+        ends = [(node.await_namespace(), node.state.mac) for node in self._nodes]
+        if self._state.cabling == "direct":
+            connect(self._state.mtu, ends)
+            self._await_plugged()
+        else:
+            self._join_by_switch(ends)
         for node in self._nodes:
             node.go()
         for node in self._appliances:
@@ -110,6 +110,17 @@ class Keeper:
         self._await_announcements(deadline, timeout_ns)
         self._state = replace(self._state, phase="up")
         self._write_state()
+
+    def _join_by_switch(self, ends: list[tuple[int, str]]) -> None:
+        with contextlib.closing(Switch(self._state.mtu)) as switch:
+            for pid, mac in ends:
+                switch.plug(pid, mac)
+            self._await_plugged()
+            switch.wait_forwarding()
+
+    def _await_plugged(self) -> None:
+        for node in self._nodes:
+            node.await_plugged()
 
     def _await_announcements(self, deadline: int, timeout_ns: int) -> None:
         while waiting := [node for node in self._appliances if node.state.announcement is None]:

@@ -151,9 +151,13 @@ class Lab:
 
         Raises:
             ClosedError: The lab has ended.
+            ConfigError: The lab has no switch.
             LinkError: The capture cannot be had.
         """
-        return Tap.start(path, self.status().keeper, ethertype)
+        state = self.status()
+        if state.cabling != "switch":
+            raise ConfigError(f"lab {self.name} is one cable and has no switch to capture at; make one with a switch")
+        return Tap.start(path, state.keeper, ethertype)
 
     def down(self) -> None:
         """End the lab, which takes at most about 3 s; one that has ended already is no error.

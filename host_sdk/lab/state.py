@@ -42,6 +42,7 @@ class LabState:
         keeper: The process that holds it; the switch is in this one's network namespace.
         mtu: Bytes of the largest PDU on its cables.
         link: What carries the appliances' frames.
+        cabling: What joins its nodes.
         host: The process that holds the host's network namespace.
         appliances: The appliances, in the topology's order.
     """
@@ -51,6 +52,7 @@ class LabState:
     keeper: ProcessIdentity
     mtu: int
     link: str
+    cabling: str
     host: NodeState
     appliances: tuple[NodeState, ...]
 

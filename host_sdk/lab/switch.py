@@ -1,9 +1,12 @@
-"""The lab's switch: a bridge in the network namespace of the process that makes it."""
+"""What joins the nodes of a lab: a switch, or one cable.
+
+The switch is a bridge in the network namespace of the process that makes it.
+"""
 
 import contextlib
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyroute2 import IPRoute, NetlinkError
 
@@ -22,6 +25,21 @@ def _explained(what: str) -> Iterator[None]:
         if error.code in (errno.EPERM, errno.EACCES):
             raise LinkPrivilegeError(f"the kernel refuses to {what}: {error}; run as root") from error
         raise LinkError(f"the kernel cannot {what}: {error}; a lab needs its modules 'bridge' and 'veth'") from error
+
+
+def connect(mtu: int, ends: Sequence[tuple[int, str]]) -> None:
+    """Lay a cable between two network namespaces; its ends there are called ``eth0``, down.
+
+    Args:
+        mtu: Bytes that it carries behind the Ethernet header.
+        ends: Of each a process in the namespace, as this one's PID namespace counts, and the address.
+
+    Raises:
+        LinkError: The kernel cannot, or refuses.
+    """
+    near, far = ({"ifname": INTERFACE, "address": mac, "mtu": mtu, "net_ns_pid": pid} for pid, mac in ends)
+    with IPRoute() as netlink, _explained("make a veth pair"):
+        netlink.link("add", kind="veth", peer=far, **near)
 
 
 class Switch:

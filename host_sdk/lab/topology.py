@@ -9,9 +9,11 @@ from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.schema import MIN_MTU
 
 DEFAULT_MTU = 1500
-MAX_MTU = 9000  # a veth pair runs XDP natively up to 3400; above that only generic XDP and AF_PACKET
+JUMBO_MTU = 3400  # as much as a veth pair takes with XDP in native mode
+MAX_MTU = 9000  # with XDP in generic mode, or AF_PACKET
 MAX_APPLIANCES = 254  # the last octet of a MAC address that the lab assigns
 LINKS = ("auto", "xdp", "packet")
+CABLINGS = ("switch", "direct")
 SWITCH = "switch"  # how the switch is named where a node's name is asked for
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -102,6 +104,7 @@ class Topology:
         host: The host.
         mtu: Bytes of the largest PDU on every cable, 576 to 9000.
         link: What carries the appliances' frames: ``auto``, ``xdp`` or ``packet``.
+        cabling: ``switch``, or ``direct``: one cable from the host to the only appliance, and nothing to capture at.
 
     Raises:
         ConfigError: A value is out of range, or names or addresses repeat.
@@ -112,6 +115,7 @@ class Topology:
     host: Host = field(default_factory=Host)
     mtu: int = DEFAULT_MTU
     link: str = "auto"
+    cabling: str = "switch"
 
     def __post_init__(self) -> None:
         check_name(self.name, "lab")
@@ -122,6 +126,10 @@ class Topology:
             raise ConfigError(f"lab {self.name}: mtu is {self.mtu}; give {MIN_MTU} to {MAX_MTU} bytes")
         if self.link not in LINKS:
             raise ConfigError(f"lab {self.name}: link {self.link!r} is not known; give {', '.join(LINKS)}")
+        if self.cabling not in CABLINGS:
+            raise ConfigError(f"lab {self.name}: cabling {self.cabling!r} is not known; give {', '.join(CABLINGS)}")
+        if self.cabling == "direct" and len(self.appliances) > 1:
+            raise ConfigError(f"lab {self.name}: a direct cable has two ends; give one appliance, or use a switch")
         nodes: list[Host | Appliance] = [self.host, *self.appliances]
         for what, values in (("name", [node.name for node in nodes]), ("mac", [node.mac for node in nodes])):
             for value in values:
@@ -135,7 +143,7 @@ class Topology:
         Raises:
             ConfigError: A key is unknown or missing, or a value is of the wrong kind or out of range.
         """
-        lab = Reader(mapping, "lab", ("name", "appliances", "host", "mtu", "link"))
+        lab = Reader(mapping, "lab", ("name", "appliances", "host", "mtu", "link", "cabling"))
         host = Reader(lab.mapping("host"), "host", ("name", "mac"))
         return cls(
             name=lab.text("name"),
@@ -145,6 +153,7 @@ class Topology:
             host=Host(name=host.text("name", "host"), mac=host.text("mac", default_mac(0))),
             mtu=lab.number("mtu", DEFAULT_MTU),
             link=lab.text("link", "auto"),
+            cabling=lab.text("cabling", "switch"),
         )
 
     def to_mapping(self) -> dict[str, object]:
@@ -164,6 +173,7 @@ class Topology:
             "host": {"name": self.host.name, "mac": self.host.mac},
             "mtu": self.mtu,
             "link": self.link,
+            "cabling": self.cabling,
         }
 
     def with_commands(self, command: Callable[[Appliance], Sequence[str]]) -> "Topology":

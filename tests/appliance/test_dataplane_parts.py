@@ -83,6 +83,13 @@ def test_pace_follows_what_batches_take(pipeline: Pipeline) -> None:
     assert entry.pace_ns == pytest.approx(1_000_000)
 
 
+def test_one_batch_that_took_very_long_does_not_make_the_pipeline_look_slow(pipeline: Pipeline) -> None:
+    entry = loaded(pipeline, 257)
+    entry.pace_ns = 100_000.0
+    entry.served(1, 1_000_000_000)
+    assert entry.pace_ns < 150_000
+
+
 @given(st.lists(hnp.arrays(np.uint8, st.integers(1, 20), elements=st.integers(0, max(DropReason))), max_size=8))
 def test_frames_are_conserved(batches: list[NDArray[np.uint8]]) -> None:
     counters = Counters()

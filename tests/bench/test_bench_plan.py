@@ -4,6 +4,7 @@ import pytest
 
 from host_sdk.bench.machine import choose_cores, cpu_name
 from host_sdk.bench.napu import NapuSystem
+from host_sdk.bench.options import Chosen
 from host_sdk.bench.peers import GrpcServer, PeerSystem
 from host_sdk.bench.plan import Point, points, schedule
 from host_sdk.bench.run import SYSTEMS, make_system
@@ -11,6 +12,7 @@ from host_sdk.bench.system import System
 from host_sdk.wire.errors import ConfigError
 
 CORES = (0, 1)
+CHOSEN = Chosen((), repeats=1, seconds=1, quick=True, seed=1, mtu=3400)
 
 
 def systems() -> list[System]:
@@ -54,12 +56,12 @@ def test_an_appliance_gets_open_loops_after_saturation_and_a_peer_batches() -> N
 
 @pytest.mark.parametrize("name", SYSTEMS[1:])
 def test_every_system_can_be_made_by_its_name(name: str) -> None:
-    assert make_system(name, CORES, lambda _: None).name == name
+    assert make_system(name, CHOSEN, CORES, lambda _: None).name == name
 
 
 def test_an_unknown_system_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="'torchserve'.*inprocess.*triton"):
-        make_system("torchserve", CORES, lambda _: None)
+        make_system("torchserve", CHOSEN, CORES, lambda _: None)
 
 
 def test_load_and_server_get_a_core_each_where_there_are_two() -> None:

@@ -1,7 +1,11 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from host_sdk.lab.lab import Lab
 from host_sdk.lab.topology import default_mac
+from host_sdk.wire.errors import ConfigError
 from tests.rig.labs import echo_topology, exchange, mac_bytes, needs_lab, on_node
 
 pytestmark = needs_lab
@@ -28,6 +32,17 @@ def test_frames_as_large_as_the_mtu_cross_the_switch(mtu: int) -> None:
     with Lab.up(echo_topology(mtu=mtu)) as lab:
         answers = exchange(lab, [(N1, payload), (N2, payload)], answers=1)
     assert answers == [[HOST + N1 + b"\x88\xb5" + payload], [HOST + N2 + b"\x88\xb5" + payload]]
+
+
+@pytest.mark.parametrize("mtu", [1500, 3400])
+def test_one_cable_joins_the_host_and_the_only_appliance(mtu: int, tmp_path: Path) -> None:
+    payload = bytes(range(256)) * (mtu // 256) + bytes(mtu % 256)
+    topology = replace(echo_topology(count=1, mtu=mtu), cabling="direct")
+    with Lab.up(topology) as lab:
+        assert exchange(lab, [(N1, payload)], answers=1) == [[HOST + N1 + b"\x88\xb5" + payload]]
+        with pytest.raises(ConfigError, match="has no switch to capture at"):
+            lab.tap(tmp_path / "nothing.pcap")
+    assert not (tmp_path / "nothing.pcap").exists()
 
 
 def test_a_broadcast_reaches_all() -> None:

@@ -53,12 +53,16 @@ names = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True).filter(lambda name:
     st.integers(576, 9000),
     st.sampled_from(["auto", "xdp", "packet"]),
     st.lists(st.text()),
+    st.booleans(),
 )
-def test_plain_data_and_back(name: str, nodes: list[str], mtu: int, link: str, arguments: list[str]) -> None:
+def test_plain_data_and_back(
+    name: str, nodes: list[str], mtu: int, link: str, arguments: list[str], direct: bool
+) -> None:
     appliances = tuple(
         Appliance(node, f"02:00:00:00:00:{index:02x}", arguments=tuple(arguments)) for index, node in enumerate(nodes)
     )
-    topology = Topology(name, appliances, mtu=mtu, link=link)
+    cabling = "direct" if direct and len(nodes) == 1 else "switch"
+    topology = Topology(name, appliances, mtu=mtu, link=link, cabling=cabling)
     assert Topology.from_mapping(json.loads(json.dumps(topology.to_mapping()))) == topology
 
 
@@ -70,6 +74,8 @@ def test_plain_data_and_back(name: str, nodes: list[str], mtu: int, link: str, a
         ({"mtu": "1500"}, "mtu is '1500'; it must be a whole number"),
         ({"mtu": True}, "whole number"),
         ({"link": "carrier pigeon"}, "give auto, xdp, packet"),
+        ({"cabling": "string"}, "give switch, direct"),
+        ({"cabling": "direct", "appliances": [{"name": "a"}, {"name": "b"}]}, "a direct cable has two ends"),
         ({"name": "../etc"}, "no name"),
         ({"name": ""}, "no name"),
         ({"name": "a" * 33}, "no name"),
