@@ -110,6 +110,19 @@ class AnswerWindows:
         """Return the place of one id."""
         return slot * self.window + number % self.window
 
+    def fresh(self, slot: int, ids: NDArray[np.uint64]) -> NDArray[np.int64] | None:
+        """Return the places of ids of a session that are all new, and count up; None where they are not."""
+        first, last = int(ids[0]), int(ids[-1])
+        begin = slot * self.window + first % self.window
+        if last - first != len(ids) - 1 or begin + len(ids) > (slot + 1) * self.window:
+            places = self.places(slot, ids)
+            ascending = len(ids) == 1 or bool((ids[1:] > ids[:-1]).all())
+            new = ascending and last - first < self.window and bool((self.ids[places] < ids).all())
+            return places if new else None
+        places = np.arange(begin, begin + len(ids))
+        held = self.ids[begin : begin + len(ids)]
+        return places if bool((held < ids).all()) and bool((ids[1:] > ids[:-1]).all()) else None
+
     def states(self, places: NDArray[np.int64], ids: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """Return the SlotState of each id, uint8 [n]; of one that is being collected it is NEW."""
         held, sizes = self.ids[places], self.sizes[places]

@@ -23,7 +23,7 @@ from appliance.dataplane.state import State
 from appliance.pipelines.pipeline import LateError, Pipeline
 from host_sdk.wire.errors import DeviceError
 from host_sdk.wire.links.base import FrameBatch, Link
-from host_sdk.wire.message import crcs_of, fragment_size_for
+from host_sdk.wire.message import fragment_size_for
 from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, Status
 
@@ -77,38 +77,67 @@ class FastPath:
         if flow is None:
             return 0
         if count == 1:
-            (number,) = _REQUEST.unpack_from(data, start + REQUEST_OFFSET)
-            if flow.header.fragments == 1:
-                return self._answer_one(flow, batch, peer, number, now)
-            run = Run(flow.header, flow.slot, flow.loaded, peer, batch, now)
-            fragment = (last & 0xFF) << 8 | last >> 8 & 0xFF if _LITTLE else last >> 48
-            return self._landed(flow, peer, 1, self._landing.take_one(run, number, fragment))
+            return self._serve_one(flow, batch, last, now)
         words = self._headers.of(batch.memory)[batch.starts].view(np.uint64).reshape(count, 4)
-        alike = _run_length(words, batch.peers)
-        if alike < count:
-            if alike < SHORTEST_RUN and flow.header.fragments == 1:
-                return 0
-            batch, words, count = batch.first(alike), words[:alike], alike
-        if flow.header.fragments > 1:
-            run = Run(flow.header, flow.slot, flow.loaded, peer, batch, now)
-            return self._landed(flow, peer, count, self._landing.take(run, words))
-        if (batch.lengths != size).any():
-            return 0
-        return self._answer(flow, batch, words[:, 1], now)
+        if flow.bodies.fragments > 1:
+            return self._serve_fragments(flow, batch, words, _fragment(last), now)
+        whole = flow.bodies.count(batch, words)
+        return self._answer(flow, batch, words, whole, now) if whole == count or whole >= SHORTEST_RUN else 0
 
-    def _answer_one(self, flow: Flow, batch: FrameBatch, peer: int, number: int, now: int) -> int:
-        """Answer one request, as :meth:`_answer` does; plain numbers and bytes are quicker than arrays of one."""
-        state, loaded, start = self._state, flow.loaded, int(batch.starts[0])
+    def _serve_fragments(self, flow: Flow, batch: FrameBatch, words: NDArray[np.uint64], first: int, now: int) -> int:
+        """Take the first frames of a batch whose requests have several; ``first`` is the first one's fragment."""
+        bodies, peer = flow.bodies, int(batch.peers[0])
+        if not first and not flow.loaded.pipeline.manifest.max_delay_us:
+            whole = bodies.count(batch, words)
+            served = self._answer(flow, batch, words, whole, now) if whole else 0
+            if served:
+                return served
+        run = Run(flow.header, flow.slot, flow.loaded, peer, batch, now)
+        piece = bodies.piece(batch, words, first)
+        if piece:
+            number = int(words[0, 1].byteswap())
+            rest = bodies.fragments - first - piece if piece == len(words) else 0
+            return self._landed(flow, peer, piece, self._landing.take_piece(run, number, first, piece), rest)
+        alike = _run_length(words, batch.peers)
+        run = replace(run, batch=batch.first(alike))
+        return self._landed(flow, peer, alike, self._landing.take(run, words[:alike]), 0)
+
+    def _serve_one(self, flow: Flow, batch: FrameBatch, last: int, now: int) -> int:
+        """Take a batch of one frame; ``last`` is the last word of its header."""
+        peer = int(batch.peers[0])
+        (number,) = _REQUEST.unpack_from(batch.memory.data, int(batch.starts[0]) + REQUEST_OFFSET)
+        if flow.bodies.fragments == 1:
+            return self._answer_one(flow, batch.memory, batch.starts[:, None], peer, number, now)
+        run = Run(flow.header, flow.slot, flow.loaded, peer, batch, now)
+        fragment = _fragment(last)
+        rest = flow.bodies.fragments - 1 - fragment
+        return self._landed(flow, peer, 1, self._landing.take_one(run, number, fragment), rest)
+
+    def _answer_one(
+        self, flow: Flow, memory: NDArray[np.uint8], starts: NDArray[np.int64], peer: int, number: int, now: int
+    ) -> int:
+        """Answer one request, as :meth:`_answer` does; plain numbers and bytes are quicker than arrays of one.
+
+        Args:
+            flow: The request's.
+            memory: That its frames are in.
+            starts: Of its frames, int64 [1, fragments].
+            peer: Who asks.
+            number: The request's id.
+            now: When it arrived, ns.
+        """
+        state, loaded = self._state, flow.loaded
         sessions = state.sessions
         if not self._inline or len(loaded.queue) or sessions.outstanding[flow.slot] >= sessions.allowed:
             return 0
         place = state.answers.place(flow.slot, number)
         if flow.once and int(state.answers.ids[place]) >= number:
             return 0
-        if flow.crc and not self._sound(flow, batch):
-            return 0
         try:
-            answers, figures = self._execute(flow, flow.bodies.of(batch.memory)[start : start + 1], now)
+            body = flow.bodies.of(memory, starts)
+            if flow.crc and not flow.bodies.sound(memory, starts):
+                return 0
+            answers, figures = self._execute(flow, body, now)
         except (DeviceError, LateError):
             return 0  # the general path says so
         except Exception:  # noqa: BLE001 - no body may end the node; the general path answers it
@@ -118,46 +147,73 @@ class FastPath:
         pdu = self._fill(flow, number, answers, figures)
         if flow.once:
             state.answers.record_one(flow.slot, place, number, pdu)
-        self._replies.transmit(peer, pdu.view(flow.whole))
-        return 1
+        state.counters.accept(flow.bodies.fragments)
+        self._replies.transmit_one(peer, pdu)
+        return flow.bodies.fragments
 
-    def _answer(self, flow: Flow, batch: FrameBatch, requests: NDArray[np.uint64], now: int) -> int:
-        """Answer requests of one frame each; return how many of the first, the others being untouched."""
-        sessions, peer = self._state.sessions, int(batch.peers[0])
+    def _answer(self, flow: Flow, batch: FrameBatch, words: NDArray[np.uint64], count: int, now: int) -> int:
+        """Answer whole requests; return how many of the first frames they took, the others being untouched.
+
+        Args:
+            flow: The requests'.
+            batch: Their frames, and others behind them.
+            words: Headers of the frames, uint64 [n, 4].
+            count: Requests.
+            now: When they arrived, ns.
+        """
+        fragments, sessions, peer = flow.bodies.fragments, self._state.sessions, int(batch.peers[0])
+        frames = count * fragments
+        numbers: NDArray[np.uint64] = words[:frames:fragments, 1]
+        starts = batch.starts[:frames].reshape(count, fragments)
+        if count == 1:
+            return self._answer_one(flow, batch.memory, starts, peer, int(numbers[0].byteswap()), now)
         free = max(0, sessions.allowed - int(sessions.outstanding[flow.slot]))
-        over, requests = requests[free:], requests[:free]
-        served = self._run_all(flow, batch.first(free), requests, peer, now) if len(requests) else 0
-        if served == len(requests) and len(over) and self._refuse(flow, peer, over):
-            return served + len(over)
-        return served
+        over, numbers = numbers[free:], numbers[:free]
+        served = self._run_all(flow, batch.memory, starts[:free], numbers, peer, now) if len(numbers) else 0
+        if served == len(numbers) and len(over) and self._refuse(flow, peer, over):
+            return frames
+        return served * fragments
 
-    def _run_all(self, flow: Flow, batch: FrameBatch, requests: NDArray[np.uint64], peer: int, now: int) -> int:
-        """Answer requests for which there is credit; return how many of the first, the others being untouched."""
-        count, sessions, loaded = len(requests), self._state.sessions, flow.loaded
+    def _run_all(
+        self,
+        flow: Flow,
+        memory: NDArray[np.uint8],
+        starts: NDArray[np.int64],
+        numbers: NDArray[np.uint64],
+        peer: int,
+        now: int,
+    ) -> int:
+        """Answer requests for which there is credit; return how many of the first, the others being untouched.
+
+        Args:
+            flow: The requests'.
+            memory: That their frames are in.
+            starts: Of the frames of each, int64 [n, fragments].
+            numbers: Their ids as they are in frames, uint64 [n].
+            peer: Who asks.
+            now: When they arrived, ns.
+        """
+        loaded, answers, served = flow.loaded, self._state.answers, 0
         if not self._inline or len(loaded.queue):
             return 0
-        places = None
-        if flow.once:
-            ids = requests.byteswap()
-            places = self._new_places(flow.slot, ids)
-            if places is None:
-                return 0
-        if flow.crc and not self._sound(flow, batch):
+        ids = numbers.byteswap()
+        places = answers.fresh(flow.slot, ids) if flow.once else None
+        if flow.once and places is None:
             return 0
-        sessions.touch(flow.header.session, now)
-        bodies = flow.bodies.of(batch.memory)
-        largest, served = loaded.pipeline.max_batch, 0
+        self._state.sessions.touch(flow.header.session, now)
+        largest = loaded.pipeline.max_batch
         try:
-            while served < count:
+            while served < len(numbers):
                 chosen = slice(served, served + largest)
-                # One body is looked at where it lies; several are brought together.
-                at = int(batch.starts[served])
-                taken = bodies[at : at + 1] if count == 1 else bodies[batch.starts[chosen]]
-                replies = self._run(flow, taken, requests[chosen], now)
+                bodies = flow.bodies.of(memory, starts[chosen])
+                if flow.crc and not flow.bodies.sound(memory, starts[chosen]):
+                    break
+                replies = self._run(flow, bodies, numbers[chosen], now)
                 if places is not None:
-                    self._state.answers.record(flow.slot, places[chosen], ids[chosen], replies)
+                    answers.record(flow.slot, places[chosen], ids[chosen], replies)
+                self._state.counters.accept(len(bodies) * flow.bodies.fragments)
                 self._replies.transmit(peer, replies)
-                served = min(served + largest, count)
+                served += len(bodies)
         except (DeviceError, LateError):
             pass  # the general path finds out which request it was, and says so
         except Exception:  # noqa: BLE001 - no body may end the node; the general path answers what is left
@@ -178,15 +234,22 @@ class FastPath:
         replies[:, REQUEST_OFFSET : REQUEST_OFFSET + 8] = requests[:, None].view(np.uint8)
         if crc:
             seal(replies)
-        self._state.counters.refused(len(requests), Status.BUSY)
+        self._state.counters.refused(len(requests), len(requests) * flow.bodies.fragments, Status.BUSY)
         self._replies.transmit(peer, replies.view(np.dtype((np.void, replies.shape[1])))[:, 0])
         return True
 
-    def _landed(self, flow: Flow, peer: int, count: int, landed: list[Landed] | None) -> int:
-        """Answer what has landed whole; return how many of ``count`` frames were taken: all, or none."""
+    def _landed(self, flow: Flow, peer: int, count: int, landed: list[Landed] | None, rest: int) -> int:
+        """Answer what has landed whole; return how many of ``count`` frames were taken: all, or none.
+
+        The ``rest`` of a request that the end of the batch cut off is on its way, and is best taken in one piece.
+        """
         if landed:
             self._answer_landed(flow, peer, landed)
-        return 0 if landed is None else count
+        if landed is None:
+            return 0
+        if rest > 0:
+            self._link.expect(rest)
+        return count
 
     def _answer_landed(self, flow: Flow, peer: int, landed: list[Landed]) -> None:
         """Answer requests of many frames from the rows that they landed in; or queue them, if they are to wait."""
@@ -214,7 +277,7 @@ class FastPath:
         answers, figures = self._execute(flow, flow.rows[row : row + 1], landed.began)
         pdu = self._fill(flow, number, answers, figures)
         self._state.answers.record_one(flow.slot, landed.place, number, pdu)
-        self._replies.transmit(peer, pdu.view(flow.whole))
+        self._replies.transmit_one(peer, pdu)
 
     def _answer_some_landed(self, flow: Flow, peer: int, part: list[Landed]) -> None:
         ids = np.array([each.number for each in part], np.uint64)
@@ -235,26 +298,8 @@ class FastPath:
             seal(pdu[None])
         return pdu
 
-    def _new_places(self, slot: int, ids: NDArray[np.uint64]) -> NDArray[np.int64] | None:
-        """Return the places of ids that are all new and different, None where they are not."""
-        answers = self._state.answers
-        if len(ids) == 1:
-            place = answers.place(slot, int(ids[0]))
-            return None if answers.ids[place] >= ids[0] else np.array([place])
-        if (ids[1:] <= ids[:-1]).any() or int(ids[-1]) - int(ids[0]) >= answers.window:
-            return None
-        places = answers.places(slot, ids)
-        return None if (answers.ids[places] >= ids).any() else places
-
-    def _sound(self, flow: Flow, batch: FrameBatch) -> bool:
-        """Return whether the CRC of every request is right."""
-        end = HEADER_SIZE + flow.header.length
-        frames = StridedView(end).of(batch.memory)[batch.starts].view(np.uint8).reshape(len(batch), end)
-        found = np.ascontiguousarray(frames[:, -CRC_SIZE:]).view(">u4")[:, 0]
-        return bool((crcs_of(frames, end - CRC_SIZE) == found).all())
-
     def _run(self, flow: Flow, bodies: NDArray[np.void], requests: NDArray[np.uint64], now: int) -> NDArray[np.void]:
-        """Run a batch and return its answers, whole PDUs as records [n].
+        """Run a batch and return its answers, whole PDUs as records [n], good until the next batch is run.
 
         Raises:
             DeviceError: The model failed on one of the inputs.
@@ -262,16 +307,14 @@ class FastPath:
         """
         count = len(bodies)
         answers, figures = self._execute(flow, bodies, now)
-        replies = np.empty(count, flow.whole)
-        replies[:] = flow.reply.view(flow.whole)
-        parts = replies.view(flow.reply.dtype)
-        parts["request"] = requests
-        parts["answer"] = answers.view(parts.dtype["answer"])[:, 0]
+        replies = flow.replies[:count]
+        replies["request"] = requests
+        replies["answer"] = answers.view(replies.dtype["answer"])[:, 0]
         if flow.trailer:
-            parts["trailer"] = np.void(figures)
+            replies["trailer"] = np.void(figures)
         if flow.crc:
             seal(replies.view(np.uint8).reshape(count, -1))
-        return replies
+        return flow.pdus[:count]
 
     def _execute(self, flow: Flow, bodies: NDArray[np.void], now: int) -> tuple[NDArray[np.uint8], bytes]:
         """Run a batch and count it; return the answers, uint8 [n, answer size], and the trailer that they all get.
@@ -290,7 +333,7 @@ class FastPath:
         measured = (started - now, 0, pre, dla, post, ended - started - pre - dla - post)
         figures = self._trailer(pipeline, measured, cost, queued, count) if flow.trailer else b""
         counters = self._state.counters
-        counters.answered(count, frames=count if flow.header.fragments == 1 else 0)
+        counters.answered(count)
         counters.batches += 1
         counters.inferences += count
         counters.energy_nj += cost.energy * count
@@ -310,8 +353,11 @@ def _run_length(words: NDArray[np.uint64], peers: NDArray[np.uint64]) -> int:
     """Return how many of the first headers, uint64 [n, 4], are alike but for request and fragment, and of one peer."""
     differences = words ^ words[0]
     differences[:, 1] = peers ^ peers[0]
-    together = np.bitwise_or.reduce(differences, axis=0).tolist()
-    if not (together[0] or together[1] or together[2] or together[3] & _FRAGMENT_MASK):
-        return len(words)
     differences[:, 3] &= np.uint64(_FRAGMENT_MASK)
-    return int(differences.any(axis=1).argmax())
+    odd = differences.any(axis=1)
+    return int(odd.argmax()) if odd.any() else len(words)
+
+
+def _fragment(last: int) -> int:
+    """Return the index of a fragment, from the last word of its header."""
+    return (last & 0xFF) << 8 | last >> 8 & 0xFF if _LITTLE else last >> 48

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from appliance.clock import Clock
 from appliance.dataplane.answers import ROWS
+from appliance.dataplane.bodies import Bodies
 from appliance.dataplane.energy import HardwareModel
 from appliance.dataplane.refusal import answer_header
 from appliance.dataplane.sessions import SLOT_MASK
@@ -16,7 +17,6 @@ from host_sdk.wire.errors import FrameError
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.links.base import BROADCAST, FrameBatch, Link
 from host_sdk.wire.message import fragment_size_for
-from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, Flag, Opcode, Status
 
 MAX_FLOWS = 4096
@@ -46,11 +46,12 @@ class Flow:
         loaded: The pipeline and its queue.
         slot: The session's slot in the session table.
         once: Whether its requests are of class *once*.
-        bodies: Where the bodies are in a link's memory.
+        bodies: Where the bodies are in a link's memory, and in which order their fragments come.
         rows: Bodies that are in the rows of the queue's store, void [depth].
-        reply: One reply, a record [1] with the fields request and answer; trailer and crc where they are asked for.
-        whole: The record as one void.
-        pdu: The bytes of a reply to one request, uint8 [PDU], to be filled in anew each time.
+        replies: Replies, records [max_batch] with the fields request and answer; trailer and crc where they are asked
+            for; the rest is filled in.
+        pdus: The same, void [max_batch].
+        pdu: The bytes of a reply to one request, uint8 [PDU], filled in but for the same.
         trailer: Where in the reply the trailer is, 0 where there is none.
         crc: Whether requests and replies have a CRC.
         costs: By batch size.
@@ -60,14 +61,19 @@ class Flow:
     loaded: Loaded
     slot: int
     once: bool
-    bodies: StridedView
+    bodies: Bodies
     rows: NDArray[np.void]
-    reply: NDArray[np.void]
-    whole: np.dtype[np.void]
+    replies: NDArray[np.void]
+    pdus: NDArray[np.void]
     pdu: NDArray[np.uint8]
     trailer: int
     crc: bool
     costs: dict[int, Cost] = field(default_factory=dict)
+
+    @property
+    def reply_size(self) -> int:
+        """Bytes of a reply's PDU."""
+        return self.replies.dtype.itemsize
 
     @property
     def size(self) -> int:
@@ -104,12 +110,12 @@ class Flows:
             self._stamp = stamp
         flow = self._flows.get(key)
         if flow is None:
-            flow = self._learn(batch)
+            flow = self._learn(batch, key[-1])
             if flow:
                 self._flows[key] = flow
         return flow
 
-    def _learn(self, batch: FrameBatch) -> Flow | None:
+    def _learn(self, batch: FrameBatch, size: int) -> Flow | None:
         """Check everything that can be known of a flow, on its first frame."""
         peer = int(batch.peers[0])
         try:
@@ -131,16 +137,24 @@ class Flows:
         reply = self._reply(header, loaded, min(int(limit[0]), fragment_size_for(self._link.mtu)))
         if reply is None:
             return None
-        slot = header.session & SLOT_MASK
-        if header.flags & Flag.ONCE and not self._kept(slot, reply.dtype.itemsize):
+        slot, once = header.session & SLOT_MASK, bool(header.flags & Flag.ONCE)
+        if once and not self._kept(slot, reply.dtype.itemsize):
             return None
-        bodies, store = StridedView(header.length - crc, HEADER_SIZE), loaded.queue.store
-        rows: NDArray[np.void] = np.ndarray((len(store),), bodies.dtype, store.data, 0, store.strides[:1])
-        whole = np.dtype((np.void, reply.dtype.itemsize))
-        pdu = reply.view(np.uint8).copy()
-        trailer = HEADER_SIZE + loaded.pipeline.answer_size if header.flags & Flag.TRAILER else 0
+        largest, store = loaded.pipeline.max_batch, loaded.queue.store
+        replies = np.tile(reply, largest)
+        body = np.dtype((np.void, header.length - crc))
         return Flow(
-            header, loaded, slot, bool(header.flags & Flag.ONCE), bodies, rows, reply, whole, pdu, trailer, bool(crc)
+            header=header,
+            loaded=loaded,
+            slot=slot,
+            once=once,
+            bodies=Bodies(header, size, largest),
+            rows=np.ndarray((len(store),), body, store.data, 0, store.strides[:1]),
+            replies=replies,
+            pdus=replies.view(np.dtype((np.void, reply.dtype.itemsize))),
+            pdu=reply.view(np.uint8).copy(),
+            trailer=HEADER_SIZE + loaded.pipeline.answer_size if header.flags & Flag.TRAILER else 0,
+            crc=bool(crc),
         )
 
     def _kept(self, slot: int, size: int) -> bool:
@@ -180,7 +194,7 @@ class Flows:
         if known:
             return known
         pre, dla, post = flow.loaded.pipeline.modelled_tensors(count)
-        sizes = np.array([flow.size, flow.reply.dtype.itemsize])
+        sizes = np.array([flow.size, flow.reply_size])
         rx, tx = self._model.wire_ns(sizes).tolist()
         stages = {"rx": rx, "pre": pre, "dla": dla, "post": post, "tx": tx}
         modelled = {stage: np.array([ns], np.int64) for stage, ns in stages.items()}

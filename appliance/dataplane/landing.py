@@ -124,6 +124,13 @@ class Landing:
         landed = self._place(run, number, 1)
         return [landed] if landed and self._write(run, landed, 0, [fragment]) else []
 
+    def take_piece(self, run: Run, number: int, first: int, count: int) -> list[Landed]:
+        """Take ``count`` frames that a run begins with, sound fragments of one request in order from ``first`` on."""
+        self._state.counters.accept(count)
+        self._state.sessions.touch(run.header.session, run.now)
+        landed = self._place(run, number, count)
+        return [landed] if landed and self._write(run, landed, 0, list(range(first, first + count))) else []
+
     def take(self, run: Run, words: NDArray[np.uint64]) -> list[Landed] | None:
         """Take a run of frames; return the requests that are whole by it, for :meth:`queue` or :meth:`answered`.
 

@@ -168,7 +168,9 @@ class ReplyWriter:
             pdus: Records of one size [n], contiguous.
         """
         size, sent, tries = pdus.dtype.itemsize, 0, 0
-        records = self._records.setdefault(size, StridedView(size))
+        records = self._records.get(size)
+        if records is None:
+            records = self._records[size] = StridedView(size)
         raw = pdus.view(records.dtype)
         while sent < len(raw):
             buffers = self._link.allocate(len(raw) - sent)
@@ -186,6 +188,17 @@ class ReplyWriter:
                 self._counters.tx_dropped += len(raw) - sent
                 return False
         return True
+
+    def transmit_one(self, peer: int, pdu: NDArray[np.uint8]) -> None:
+        """Send one PDU, uint8 [m], as :meth:`transmit` does."""
+        buffers = self._link.allocate(1)
+        if not len(buffers):
+            self.transmit(peer, pdu.view(np.dtype((np.void, len(pdu)))))
+            return
+        start, size = int(buffers.starts[0]), len(pdu)
+        buffers.memory[start : start + size] = pdu
+        buffers.lengths[0], buffers.peers[0] = size, peer
+        self._counters.tx_dropped += 1 - self._link.send(buffers)
 
     def fragments(self, peer: int, header: Header, payload: bytes, which: Iterable[int]) -> None:
         """Send some fragments of a message."""

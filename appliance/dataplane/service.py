@@ -63,8 +63,13 @@ class Service:
         """Return when the next batch shall start, in ns on the node's clock; None while there is none, or no core."""
         if not self._cores.idle:
             return None  # a core that ends its batch wakes the loop
-        timers = [self._ready_at(loaded) for loaded in self._state.table if len(loaded.queue)]
-        return min((timer for timer in timers if timer is not None), default=None)
+        earliest: int | None = None
+        for loaded in self._state.table:
+            if len(loaded.queue):
+                timer = self._ready_at(loaded)
+                if timer is not None and (earliest is None or timer < earliest):
+                    earliest = timer
+        return earliest
 
     def serve(self) -> None:
         """Begin one batch of every pipeline that has one ready; refuse what is past its deadline."""

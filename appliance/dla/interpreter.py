@@ -1,5 +1,7 @@
 """What LiteRT and tflite-runtime have in common: the interpreter API that one inherited from the other."""
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,6 +24,9 @@ class _Interpreter(Protocol):
 
 
 Factory = Callable[[bytes], _Interpreter]  # model to interpreter, one thread
+_TRIALS = 8  # of each batch at most when the best one is looked for
+_TRIALS_NS = 200_000_000  # after which no other is begun
+_AS_GOOD = 1.03
 _ERRORS = (ValueError, RuntimeError)  # what the libraries raise for a model that they do not like
 
 
@@ -35,7 +40,10 @@ def _spec(details: dict[str, Any], model_part: str) -> TensorSpec:
 
 
 class InterpreterAccelerator:
-    """A model behind one interpreter for each power of two up to the largest batch, so that none is ever resized.
+    """A model behind an interpreter for each power of two, so that none is ever resized.
+
+    Requests that run together run in as many invocations as serve them best: where larger ones are no faster for each
+    input, they only drive the rest of the appliance out of the processor's cache, and are not kept.
 
     Args:
         factory: Makes an interpreter of the model's bytes.
@@ -43,12 +51,20 @@ class InterpreterAccelerator:
         model: The .tflite file.
         max_batch: Largest batch wanted; a model that cannot take it, or answers otherwise in a batch than alone,
             runs one by one.
+        now: Measures invocations, in ns.
 
     Raises:
         ConfigError: The model is none, or has not one input with a leading batch dimension of 1.
     """
 
-    def __init__(self, factory: Factory, backend: str, model: bytes, max_batch: int) -> None:
+    def __init__(
+        self,
+        factory: Factory,
+        backend: str,
+        model: bytes,
+        max_batch: int,
+        now: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
         self._factory, self._model, self.backend = factory, model, backend
         self._interpreters = {1: self._build(1)}
         inputs = self._interpreters[1].get_input_details()
@@ -62,7 +78,10 @@ class InterpreterAccelerator:
         self._input_index = int(inputs[0]["index"])
         self._output_indices = [int(entry["index"]) for entry in outputs]
         self.max_batch = 1
-        self._grow(max_batch)
+        probe = self._probe(max_batch)
+        self._grow(max_batch, probe)
+        self._largest = self._fastest(probe, now)
+        self._interpreters = {size: self._interpreters[size] for size in self._interpreters if size <= self._largest}
 
     def _build(self, batch: int) -> _Interpreter:
         try:
@@ -75,9 +94,8 @@ class InterpreterAccelerator:
             raise ConfigError(f"the model does not load: {error}") from None
         return interpreter
 
-    def _grow(self, max_batch: int) -> None:
+    def _grow(self, max_batch: int, probe: NDArray[np.generic]) -> None:
         """Build the interpreters for larger batches while they answer exactly as one by one does."""
-        probe = self._probe(max_batch)
         try:
             alone = [self._run(self._interpreters[1], probe[index : index + 1]) for index in range(max_batch)]
         except DeviceError as error:
@@ -99,6 +117,19 @@ class InterpreterAccelerator:
             batch *= 2
         self._interpreters = {size: self._interpreters[size] for size in self._interpreters if size <= self.max_batch}
 
+    def _fastest(self, probe: NDArray[np.generic], now: Callable[[], int]) -> int:
+        """Return the smallest batch that takes about as little time for each input as any does."""
+        best, end = dict.fromkeys(self._interpreters, math.inf), now() + _TRIALS_NS
+        for trial in range(_TRIALS):  # in turns, so that what disturbs the machine disturbs all alike
+            if trial and now() > end:
+                break
+            for size, interpreter in self._interpreters.items():
+                began = now()
+                self._run(interpreter, probe[:size])
+                best[size] = min(best[size], (now() - began) / size)
+        limit = min(best.values()) * _AS_GOOD
+        return min(size for size in best if best[size] <= limit)
+
     def _probe(self, count: int) -> NDArray[np.generic]:
         """Return inputs that any model of this kind must take, [count, *input.shape]."""
         generator, shape, dtype = np.random.default_rng(0), (count, *self.input.shape), np.dtype(self.input.dtype)
@@ -110,13 +141,24 @@ class InterpreterAccelerator:
         return generator.integers(0, 2, shape).astype(dtype)
 
     def _run(self, interpreter: _Interpreter, batch: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+        outputs = self._outputs(len(batch))
+        self._run_into(interpreter, batch, outputs)
+        return outputs
+
+    def _outputs(self, count: int) -> list[NDArray[np.generic]]:
+        return [np.empty((count, *spec.shape), spec.dtype) for spec in self.outputs]
+
+    def _run_into(
+        self, interpreter: _Interpreter, batch: NDArray[np.generic], outputs: list[NDArray[np.generic]]
+    ) -> None:
         # The view is dropped before invoke: the interpreter refuses to run while one is alive.
         interpreter.tensor(self._input_index)()[...] = batch
         try:
             interpreter.invoke()
         except _ERRORS as error:
             raise DeviceError(f"the model failed on this input: {error}") from None
-        return [interpreter.tensor(index)().copy() for index in self._output_indices]
+        for index, output in zip(self._output_indices, outputs, strict=True):
+            output[...] = interpreter.tensor(index)()
 
     def invoke(self, batch: NDArray[np.generic]) -> list[NDArray[np.generic]]:
         """Run the model on [n, *input.shape], cut into powers of two; return [n, *shape] for each output.
@@ -124,16 +166,14 @@ class InterpreterAccelerator:
         Raises:
             DeviceError: The model failed on an input, such as an index outside its table.
         """
-        total = len(batch)
-        exact = self._interpreters.get(total)
-        if exact is not None:
-            return self._run(exact, batch)
-        parts, begin = [], 0
+        total, begin = len(batch), 0
+        outputs = self._outputs(total)
         while begin < total:
-            size = min(1 << ((total - begin).bit_length() - 1), self.max_batch)
-            parts.append(self._run(self._interpreters[size], batch[begin : begin + size]))
+            size = min(1 << ((total - begin).bit_length() - 1), self._largest)
+            chosen = slice(begin, begin + size)
+            self._run_into(self._interpreters[size], batch[chosen], [output[chosen] for output in outputs])
             begin += size
-        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+        return outputs
 
     def copy(self) -> "InterpreterAccelerator":
         """Return another one of the same model and batches, whose answers were compared already."""

@@ -4,6 +4,8 @@ It keeps to the protocol's bounds (credits, window, fragments under way) and loo
 again: what a wire between two namespaces does not lose need not be. What is lost all the same is counted.
 """
 
+import struct
+import sys
 from typing import Any
 
 import msgpack
@@ -21,6 +23,7 @@ from host_sdk.wire.schema import HEADER_SIZE, REPLY_BIT, Flag, Opcode
 _RING = 4096  # requests that are told apart; a power of two, more than are ever outstanding
 _OPEN_NS = 2_000_000_000
 _STATUS = 0xFFFF_FFFF << 32  # of a header's last word as this machine reads it: status and retry_after
+_WORDS, _NUMBER, _NUMBER_AT = struct.Struct("=QQQQ"), struct.Struct(">Q"), 8  # a header as words; its request id
 
 
 class PreparedWindow:
@@ -51,8 +54,10 @@ class PreparedWindow:
         request = Header(header.opcode, 1, header.flags, session, pipeline=header.pipeline)
         pdus = list(fragment_frames(*encode_message(Message(request, body), size)))
         self._fragments = len(pdus)
-        self.room = min(int(opened["credits"]), max(1, int(opened["fragments"]) // self._fragments))
-        self._lengths = np.array([len(pdu) for pdu in pdus], np.int64)
+        under_way = max(1, int(opened["fragments"]) // self._fragments)
+        # Where fragments are what bounds them, by a power of two: servers batch in these.
+        self.room = min(int(opened["credits"]), 1 << under_way.bit_length() - 1)
+        self._lengths = np.tile(np.array([len(pdu) for pdu in pdus], np.int64), self.room)
         # All fragments of a request but the last are of one size, and are written in one piece.
         self._fulls = np.frombuffer(b"".join(pdus[:-1]), np.uint8).reshape(len(pdus) - 1, -1) if len(pdus) > 1 else None
         if self._fulls is not None:
@@ -97,6 +102,8 @@ class PreparedWindow:
     def submit(self, due_ns: NDArray[np.int64]) -> None:
         """Send requests that were due at these times, int64 [n], at most ``room``."""
         count, done = len(due_ns), 0
+        if count == 1 and self._submit_one(int(due_ns[0])):
+            return
         ids = np.arange(self._next, self._next + count, dtype=np.uint64)
         places = (ids % np.uint64(_RING)).astype(np.int64)
         self._due[places], self._waits[places] = due_ns, True
@@ -115,6 +122,27 @@ class PreparedWindow:
             self._write(buffers, done, fit)
             done += fit
 
+    def _submit_one(self, due_ns: int) -> bool:
+        """Send one request, with few operations; return whether the link had room."""
+        fragments, number = self._fragments, self._next
+        buffers = self._link.allocate(fragments)
+        if len(buffers) < fragments:
+            return False
+        starts, memory, pdu = buffers.starts, buffers.memory, self._lasts[0]
+        if self._fulls is not None:
+            rows = self._fulls[0]
+            rows[:, _NUMBER_AT : _NUMBER_AT + 8] = np.frombuffer(_NUMBER.pack(number), np.uint8)
+            self._full_target.of(memory)[starts[:-1]] = rows.view(self._full_target.dtype)[:, 0]
+        start = int(starts[-1])
+        memory[start : start + len(pdu)] = pdu
+        _NUMBER.pack_into(memory.data, start + _NUMBER_AT, number)
+        buffers.lengths[:], buffers.peers[:] = self._lengths[:fragments], self._peer
+        self._due[number % _RING], self._waits[number % _RING] = due_ns, True
+        self._next += 1
+        self.outstanding += 1
+        self._link.send(buffers)
+        return True
+
     def _write(self, buffers: FrameBatch, begin: int, count: int) -> None:
         """Write whole requests, fragment after fragment, and send them."""
         frames = buffers.first(count * self._fragments)
@@ -123,7 +151,7 @@ class PreparedWindow:
         last.of(frames.memory)[starts[:, -1]] = self._lasts[chosen].view(last.dtype)[:, 0]
         if self._fulls is not None:
             full.of(frames.memory)[starts[:, :-1]] = self._fulls[chosen].view(full.dtype)[:, :, 0]
-        frames.lengths[:] = np.tile(self._lengths, count)
+        frames.lengths[:] = self._lengths[: len(frames)]
         frames.peers[:] = self._peer
         self._link.send(frames)
 
@@ -133,6 +161,8 @@ class PreparedWindow:
         if not len(batch):
             return None
         now = self._clock()
+        if len(batch) == 1:
+            return self._take_one(batch, now)
         words = self._headers.of(batch.memory)[batch.starts].view(np.uint64).reshape(len(batch), 4)
         ours = words[:, 0] == self._expected[0]
         places = (words[:, 1].byteswap() % np.uint64(_RING)).astype(np.int64)
@@ -144,6 +174,17 @@ class PreparedWindow:
         self.outstanding -= len(places)
         self.lost += int(np.count_nonzero(~good))
         return Answered(self._due[places[good]], now)
+
+    def _take_one(self, batch: FrameBatch, now: int) -> Answered:
+        first, number, _, last = _WORDS.unpack_from(batch.memory.data, int(batch.starts[0]))
+        place = int.from_bytes(number.to_bytes(8, sys.byteorder), "big") % _RING
+        ours = first == int(self._expected[0]) and bool(self._waits[place])
+        good = ours and not last & _STATUS
+        if ours:
+            self._waits[place] = False
+            self.outstanding -= 1
+            self.lost += not good
+        return Answered(self._due[place : place + good], now)
 
     def abandon(self) -> None:
         """Give up what is outstanding, as lost."""

@@ -49,6 +49,10 @@ class TappedUdpLink:
         self._write(batch, received=False)
         return self._link.send(batch)
 
+    def expect(self, frames: int) -> None:
+        """Wait for the rest of what began to arrive."""
+        self._link.expect(frames)
+
     def statistics(self) -> LinkStatistics:
         """Return the link's counters."""
         return self._link.statistics()

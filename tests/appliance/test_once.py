@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.rig.frames import (
+    BAD_CRC,
     BUSY,
     CLOSE,
     INFER,
@@ -175,6 +176,41 @@ def test_fragments_in_any_order_land(port: Port, fragment_size: int, flags: int)
         assert np.array_equal(np.frombuffer(body[: LONG * 4], "<f4"), 2 * values(number, LONG))
     assert executed(port) == 11
     assert port.device._dataplane.collecting == 0
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_however_a_burst_of_requests_is_cut_into_batches(port: Port, data: st.DataObject) -> None:
+    base, before = next(_bases) << 20, executed(port)
+    flags = data.draw(st.sampled_from([ONCE, ONCE | TRAILER_FLAG, ONCE | CRC_FLAG | TRAILER_FLAG]))
+    count = data.draw(st.integers(1, 9))
+    size = data.draw(st.sampled_from([1468, 1000, 544]))  # with 1000 all fragments are of one size
+    burst = [frame for number in range(count) for frame in frames(once(port, base + number, "long", flags=flags), size)]
+    for one, other in data.draw(st.lists(st.tuples(*[st.integers(0, len(burst) - 1)] * 2), max_size=2)):
+        burst[one], burst[other] = burst[other], burst[one]
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(burst) - 1), max_size=4)))
+    bodies: dict[int, dict[int, bytes]] = {}
+    for begin, end in itertools.pairwise([0, *cuts, len(burst)]):
+        for reply in map(decode, port.exchange(burst[begin:end])):
+            if reply.opcode == INFER | REPLY:
+                assert reply.status == OK
+                assert (
+                    bodies.setdefault(reply.request - 1, {}).setdefault(reply.fragment, reply.payload) == reply.payload
+                )
+    assert sorted(bodies) == [base + number for number in range(count)]
+    for number, parts in bodies.items():
+        body = b"".join(parts[at] for at in range(len(parts)))
+        assert np.array_equal(np.frombuffer(body[: LONG * 4], "<f4"), 2 * values(number, LONG))
+    assert executed(port) == before + count
+    assert port.device._dataplane.collecting == 0
+
+
+def test_a_wrong_crc_among_whole_requests_is_refused_and_costs_no_other_its_answer(port: Port) -> None:
+    bursts = [frames(once(port, number, "long", flags=ONCE | CRC_FLAG)) for number in range(1, 6)]
+    bursts[2][1] = bursts[2][1][:-1] + bytes([bursts[2][1][-1] ^ 1])
+    replies = [decode(reply) for reply in port.exchange([frame for burst in bursts for frame in burst])]
+    assert {reply.request - 1: reply.status for reply in replies} == {1: OK, 2: OK, 3: BAD_CRC, 4: OK, 5: OK}
+    assert executed(port) == 4
 
 
 def test_two_requests_whose_fragments_mingle(port: Port) -> None:

@@ -34,7 +34,7 @@ def test_values_are_those_of_the_file(data: dict[str, Any]) -> None:
 
 def test_limits_of_sessions_and_queues_are_those_of_the_protocol() -> None:
     limits = load_profile("napu-s").limits
-    assert (limits.credits, limits.session_window, limits.session_fragments) == (64, 128, 256)
+    assert (limits.credits, limits.session_window, limits.session_fragments) == (64, 128, 512)
     assert (limits.session_idle_s, limits.queue_wait_ms) == (300, 50)
 
 

@@ -145,6 +145,12 @@ class Link(Protocol):
     def wait(self, timeout_ns: int | None) -> bool:
         """Wait until frames have arrived, at most ``timeout_ns`` (None: for ever); return whether they have."""
 
+    def expect(self, frames: int) -> None:
+        """Wait without sleeping, for some µs at most, until so many frames have arrived: the rest of what began to.
+
+        A link that cannot tell how many frames wait returns at once.
+        """
+
     def statistics(self) -> LinkStatistics:
         """Return the counters so far."""
 

@@ -115,6 +115,9 @@ class EthernetLink:
                 left = timeout_ns - (monotonic_ns() - begun)
         return False
 
+    def expect(self, frames: int) -> None:
+        """Return at once: it cannot be told how many frames wait."""
+
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError(f"the link on {self._interface.name} is closed")

@@ -199,6 +199,9 @@ class FaultyLink:
             if timer is None or self._clock() < timer:  # a signal ended it
                 return False
 
+    def expect(self, frames: int) -> None:
+        """Return at once: it cannot be told how many frames wait."""
+
     def statistics(self) -> LinkStatistics:
         """Return the counters so far: frames sent as the link has them, frames received as the owner got them."""
         counted = self._link.statistics()

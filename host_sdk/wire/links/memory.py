@@ -203,6 +203,9 @@ class MemoryLink:
         self._check_open()
         return self._waiter.wait(timeout_ns)
 
+    def expect(self, frames: int) -> None:
+        """Return at once: it cannot be told how many frames wait."""
+
     def statistics(self) -> LinkStatistics:
         """Return the counters so far."""
         with self._lock:

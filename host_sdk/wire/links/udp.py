@@ -209,6 +209,9 @@ class UdpLink:
         self._check_open()
         return self._waiter.wait(timeout_ns)
 
+    def expect(self, frames: int) -> None:
+        """Return at once: it cannot be told how many frames wait."""
+
     def statistics(self) -> LinkStatistics:
         """Return the counters so far."""
         return copy.deepcopy(self._counted)

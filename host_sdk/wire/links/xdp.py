@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import struct
+from time import monotonic_ns
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from host_sdk.wire.schema import ETHERTYPE
 
 UMEM_SIZE = 8 << 20  # bytes: as much as may be locked in a container by default
 _LEAST_CHUNKS = 256  # for each direction 64 frames in the owner's hands and 64 in the kernel's
+_EXPECT_NS = 10_000  # within which the next frame of a burst comes
 _RETRY_NS = 500_000  # pause before frames that the kernel did not take are offered again
 
 _ADDRESSES = struct.Struct(">QI").unpack_from  # of a frame: destination << 16 | source >> 32, rest of the source
@@ -332,6 +334,17 @@ class XdpLink(EthernetLink):
             if timeout_ns is not None and (timeout_ns := timeout_ns - pause) <= 0:
                 return False
         return super().wait(timeout_ns)
+
+    def expect(self, frames: int) -> None:
+        """Wait without sleeping until so many frames have arrived, or none has for 10 µs."""
+        producer, head, seen = self._rx.producer, self._rx_head, 0
+        end = monotonic_ns() + _EXPECT_NS
+        while (waiting := (producer[0] - head) & INDEX) < frames:
+            now = monotonic_ns()
+            if waiting > seen:
+                seen, end = waiting, now + _EXPECT_NS
+            elif now > end:
+                return
 
     def statistics(self) -> LinkStatistics:
         """Return the counters so far, with those of the kernel for this socket."""
