@@ -1,5 +1,6 @@
 """``napu-node``: one appliance. A composition root: here the hardware gets its firmware and its factory settings."""
 
+import argparse
 import json
 import logging
 import os
@@ -8,13 +9,11 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
-
-import typer
 
 from appliance.board.flash import Flash
 from appliance.board.process import Launcher
@@ -29,12 +28,11 @@ from firmware.image import IMAGE_OBJECT, build_image
 from host_sdk.wire.errors import ConfigError, NapuError
 from host_sdk.wire.links.auto import SPECS, open_link
 from host_sdk.wire.links.base import Link
-from host_sdk.wire.links.faults import parse_faults
-from host_sdk.wire.links.faulty import FaultyLink
 
 FACTORY_OBJECT = "board/factory"
 DEVICE_OBJECT = "board/device"
 READY_TIMEOUT_S = 20.0
+MAX_DLA_THREADS = 64
 EXIT_USAGE = 2
 EXIT_FAILED = 1
 # With threads for the DLA: how soon one that comes back from the model gets the interpreter from a dataplane that looks
@@ -42,7 +40,6 @@ EXIT_FAILED = 1
 SWITCH_INTERVAL_S = 0.0002
 
 _log = logging.getLogger("napu-node")
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def provision(flash: Flash, pipelines: list[Path]) -> None:
@@ -78,66 +75,80 @@ def launcher(flash: Flash) -> Launcher:
     return lambda bus_fd, irq_fd, epoch: boot(flash.read(IMAGE_OBJECT), bus_fd, irq_fd, epoch)
 
 
-@app.command()
-def node(
-    flash: Annotated[
-        Path | None, typer.Option(help="Directory that is the node's flash; by default one that ends with the node.")
-    ] = None,
-    link: Annotated[str, typer.Option(help=f"What carries frames: {', '.join(SPECS)}.")] = "auto",
-    profile: Annotated[
-        str, typer.Option(help=f"Hardware: {', '.join(available_profiles())} or a .toml file.")
-    ] = "napu-s",
-    backend: Annotated[str, typer.Option(help=f"DLA backend: {', '.join(BACKENDS)}.")] = "litert",
-    poll: Annotated[str, typer.Option(help=f"How it waits for frames: {', '.join(POLL_MODES)}.")] = "adaptive",
-    dla_threads: Annotated[
-        int,
-        typer.Option(min=1, max=64, help="DLA cores that run at once, a thread for each; 1 is on the dataplane's."),
-    ] = 1,
-    faults_in: Annotated[
-        str, typer.Option(help="Damage to do to frames that arrive: loss=5%,duplicate=2%,reorder=5%,delay=1ms,…")
-    ] = "",
-    faults_out: Annotated[str, typer.Option(help="Damage to do to frames that are sent.")] = "",
-    fault_seed: Annotated[int, typer.Option(help="Seed of the damage: the same frames get the same.")] = 0,
-    name: Annotated[str, typer.Option(help="Name for people; the address by default.")] = "",
-    pipeline: Annotated[
-        list[Path] | None,
-        typer.Option(help="Pipeline directory to install into an empty flash, repeatable; by default those shipped."),
-    ] = None,
-    ready_fd: Annotated[int, typer.Option(help="Descriptor that gets one line of JSON when the node serves.")] = -1,
-    owner_fd: Annotated[int, typer.Option(help="Pipe to read: the node stops when its other end is closed.")] = -1,
-) -> None:
-    """Run one appliance until SIGTERM or Ctrl-C.
+def _parser() -> argparse.ArgumentParser:
+    # The standard library's parser, as a node's memory counts on a machine that runs many.
+    parser = argparse.ArgumentParser(
+        prog="napu-node",
+        description="Run one appliance until SIGTERM or Ctrl-C.",
+        epilog="Exit status: 0 stopped, 1 the link or the hardware failed, 2 wrong arguments.",
+        allow_abbrev=False,
+    )
+    option = parser.add_argument
+    option("--flash", type=Path, help="directory that is the node's flash; by default one that ends with the node")
+    option("--link", default="auto", help=f"what carries frames: {', '.join(SPECS)} (auto)")
+    option("--profile", default="napu-s", help=f"hardware: {', '.join(available_profiles())} or a .toml file (napu-s)")
+    option("--backend", default="litert", help=f"DLA backend: {', '.join(BACKENDS)} (litert)")
+    option("--poll", default="adaptive", help=f"how it waits for frames: {', '.join(POLL_MODES)} (adaptive)")
+    threads = "DLA cores that run at once, a thread for each; 1 is on the dataplane's (1)"
+    option("--dla-threads", type=_count, default=1, help=threads)
+    faults = "damage to do to frames that arrive: loss=5%%,duplicate=2%%,reorder=5%%,delay=1ms,…"
+    option("--faults-in", default="", help=faults)
+    option("--faults-out", default="", help="damage to do to frames that are sent")
+    option("--fault-seed", type=int, default=0, help="seed of the damage: the same frames get the same (0)")
+    option("--name", default="", help="name for people; the address by default")
+    pipeline = "pipeline directory to install into an empty flash, repeatable; by default those shipped"
+    option("--pipeline", type=Path, action="append", help=pipeline)
+    option("--ready-fd", type=int, default=-1, help="descriptor that gets one line of JSON when the node serves")
+    option("--owner-fd", type=int, default=-1, help="pipe to read: the node stops when its other end is closed")
+    return parser
 
-    Exit status: 0 stopped, 1 the link or the hardware failed, 2 wrong arguments.
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= MAX_DLA_THREADS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_DLA_THREADS}")
+    return int(text)
+
+
+def node(arguments: argparse.Namespace) -> None:
+    """Run one appliance.
+
+    Raises:
+        NapuError: An argument is wrong, or the link or the hardware failed.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    hardware = load_profile(profile)
+    hardware = load_profile(arguments.profile)
     with ExitStack() as stack:
-        directory = flash or Path(stack.enter_context(TemporaryDirectory(prefix="napu-flash-")))
+        directory = arguments.flash or Path(stack.enter_context(TemporaryDirectory(prefix="napu-flash-")))
         directory.mkdir(parents=True, exist_ok=True)
         store = Flash(directory, hardware.limits.flash_bytes)
-        provision(store, factory_pipelines() if pipeline is None else pipeline)
-        choice = open_link(link)
+        provision(store, arguments.pipeline or factory_pipelines())
+        choice = open_link(arguments.link)
         _log.info("link: %s", choice.reason)
         # Over UDP many nodes may be bound to the same address, each on a machine of its own.
         device_id = store.read(DEVICE_OBJECT).decode() if choice.link.kind == "udp" else ""
-        options = DeviceOptions(name, backend, poll, device_id, dla_threads=dla_threads)
-        if dla_threads > 1:
+        options = DeviceOptions(
+            arguments.name, arguments.backend, arguments.poll, device_id, dla_threads=arguments.dla_threads
+        )
+        if arguments.dla_threads > 1:
             sys.setswitchinterval(SWITCH_INTERVAL_S)
-        wire = _damaged(choice.link, faults_in, faults_out, fault_seed)
+        wire = _damaged(choice.link, arguments.faults_in, arguments.faults_out, arguments.fault_seed)
         device = Device(hardware, wire, store, launcher(store), WallClock(), options)
         stack.callback(device.close)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: device.stop())
-        if owner_fd >= 0:
-            threading.Thread(target=_stop_with_owner, args=(owner_fd, device), daemon=True).start()
-        _serve(device, ready_fd)
+        if arguments.owner_fd >= 0:
+            threading.Thread(target=_stop_with_owner, args=(arguments.owner_fd, device), daemon=True).start()
+        _serve(device, arguments.ready_fd)
 
 
 def _damaged(link: Link, faults_in: str, faults_out: str, seed: int) -> Link:
     """Return a link with the damage that was asked for, or as it is where none was."""
     if not faults_in and not faults_out:
         return link
+    # Here, as it takes megabytes that a node without faults can do without.
+    from host_sdk.wire.links.faults import parse_faults
+    from host_sdk.wire.links.faulty import FaultyLink
+
     _log.warning("frames are damaged on purpose: in %s; out %s", faults_in or "not", faults_out or "not")
     return FaultyLink(link, parse_faults(faults_out), parse_faults(faults_in), seed, time.monotonic_ns)
 
@@ -160,21 +171,22 @@ def _serve(device: Device, ready_fd: int) -> None:
 def _announce(ready_fd: int, facts: dict[str, object]) -> None:
     line = json.dumps(facts)
     if ready_fd < 0:
-        typer.echo(line)
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
         return
     with os.fdopen(ready_fd, "w") as pipe:
         pipe.write(line + "\n")
 
 
-def run() -> None:
+def run(arguments: Sequence[str] | None = None) -> None:
     """Run ``napu-node``; a user's mistake is a sentence, not a traceback."""
     try:
-        app()
+        node(_parser().parse_args(arguments))
     except ConfigError as error:
-        typer.echo(f"napu-node: {error}", err=True)
+        sys.stderr.write(f"napu-node: {error}\n")
         raise SystemExit(EXIT_USAGE) from None
     except (NapuError, OSError) as error:
-        typer.echo(f"napu-node: {error}", err=True)
+        sys.stderr.write(f"napu-node: {error}\n")
         raise SystemExit(EXIT_FAILED) from None
 
 

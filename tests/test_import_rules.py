@@ -44,7 +44,7 @@ RULES = {
     "host_sdk.cli": Rule(("host_sdk", "appliance", "firmware"), ("numpy", "rich", "typer")),
     "host_sdk.cli.contact_sheet": Rule((), ("PIL",)),
     "appliance": Rule(("host_sdk.wire",), ("msgpack", "numpy")),
-    "appliance.cli": Rule(("host_sdk.wire", "appliance", "firmware"), ("typer",)),
+    "appliance.cli": Rule(("host_sdk.wire", "appliance", "firmware"), ()),
     "appliance.dla": Rule(("host_sdk.wire", "appliance"), ("ai_edge_litert", "numpy", "tflite", "tflite_runtime")),
     "appliance.engines": Rule(("host_sdk.wire", "appliance"), ("PIL", "numpy")),
     "appliance.models": Rule(  # training scripts, which nothing else imports
