@@ -9,7 +9,7 @@ from appliance.clock import Clock
 from appliance.dataplane.answers import PENDING, ROWS
 from appliance.dataplane.copies import Copies
 from appliance.dataplane.queue import JOB_DTYPE, NEVER
-from appliance.dataplane.refusal import Refusals
+from appliance.dataplane.refusal import MOST_REFUSED, Refusals
 from appliance.dataplane.service import Service
 from appliance.dataplane.sessions import SLOT_MASK
 from appliance.dataplane.state import State
@@ -157,7 +157,11 @@ class Admitter:
             return arrivals, slots, places
         good = granted & kept
         self._state.sessions.give_back(slots[granted & ~kept])
-        late = arrivals.take(~good)
+        over = np.flatnonzero(~granted)[MOST_REFUSED:]
+        self._state.counters.move(DropReason.OVER_CREDIT, len(over))
+        refused = ~good
+        refused[over] = False
+        late = arrivals.take(refused)
         self._refusals.batch(late.peers, late.headers, Status.BUSY, loaded.retry_after)
         return arrivals.take(good), slots[good], places[good]
 

@@ -48,6 +48,10 @@ class Counters:
         self._accepted += frames
         self._answers[_STATUSES[status]] += np.uint64(count)
 
+    def dropped(self, reason: DropReason, count: int) -> None:
+        """Count frames that nobody has counted yet under a reason."""
+        self._frames[reason] += np.uint64(count)
+
     def move(self, reason: DropReason, count: int = 1) -> None:
         """Count frames that were accepted at first glance under the reason found later."""
         self._frames[DropReason.ACCEPTED] -= np.uint64(count)

@@ -17,7 +17,7 @@ from appliance.clock import Clock
 from appliance.dataplane.energy import HardwareModel
 from appliance.dataplane.flows import REQUEST_OFFSET, Cost, Flow, Flows
 from appliance.dataplane.landing import Landed, Landing, Run
-from appliance.dataplane.refusal import answer_header
+from appliance.dataplane.refusal import MOST_REFUSED, answer_header
 from appliance.dataplane.replies import ReplyWriter, seal
 from appliance.dataplane.state import State
 from appliance.pipelines.pipeline import LateError, Pipeline
@@ -25,7 +25,7 @@ from host_sdk.wire.errors import DeviceError
 from host_sdk.wire.links.base import FrameBatch, Link
 from host_sdk.wire.message import fragment_size_for
 from host_sdk.wire.records import StridedView
-from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, Status
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, DropReason, Status
 
 _log = logging.getLogger(__name__)
 SHORTEST_RUN = 8  # of a batch with several flows: shorter ones share their invocations on the general path
@@ -221,11 +221,17 @@ class FastPath:
         return served
 
     def _refuse(self, flow: Flow, peer: int, requests: NDArray[np.uint64]) -> bool:
-        """Answer requests over the session's credit with BUSY; return whether they are all new, else none is."""
+        """Refuse requests over the session's credit; return whether they are all new, else nothing is done.
+
+        The first are answered BUSY. To say so to a flood would take the time of those that keep to their credit.
+        """
         if flow.once:
             ids, answers = requests.byteswap(), self._state.answers
             if (answers.ids[answers.places(flow.slot, ids)] >= ids).any():
                 return False
+        fragments, counters = flow.bodies.fragments, self._state.counters
+        counters.dropped(DropReason.OVER_CREDIT, len(requests[MOST_REFUSED:]) * fragments)
+        requests = requests[:MOST_REFUSED]
         header = answer_header(flow.header, Status.BUSY, self._state.credits, flow.loaded.retry_after)
         crc = CRC_SIZE if flow.crc else 0
         header = replace(header, pipeline=0, length=crc, fragment_size=fragment_size_for(self._link.mtu))
@@ -234,7 +240,7 @@ class FastPath:
         replies[:, REQUEST_OFFSET : REQUEST_OFFSET + 8] = requests[:, None].view(np.uint8)
         if crc:
             seal(replies)
-        self._state.counters.refused(len(requests), len(requests) * flow.bodies.fragments, Status.BUSY)
+        counters.refused(len(requests), len(requests) * fragments, Status.BUSY)
         self._replies.transmit(peer, replies.view(np.dtype((np.void, replies.shape[1])))[:, 0])
         return True
 

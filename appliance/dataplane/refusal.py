@@ -58,6 +58,9 @@ def sentence(detail: str, longest: int = MAX_DETAIL) -> bytes:
     return detail.encode()[:longest].decode("utf-8", "ignore").encode()
 
 
+MOST_REFUSED = 16  # requests over their session's credit that are answered BUSY, of those that arrive at once
+
+
 def answer_header(request: Header, status: Status, credit: int, retry_after: int = 0) -> Header:
     """Return the header of the answer to a request."""
     once = Flag.ONCE if request.opcode == Opcode.INFER else 0

@@ -286,6 +286,7 @@ class DropReason(IntEnum):
     DUPLICATE = 11
     OUTDATED = 12
     NOT_KNOWN = 13
+    OVER_CREDIT = 14
 
 
 DROP_MEANING = {
@@ -303,4 +304,5 @@ DROP_MEANING = {
     DropReason.DUPLICATE: "A copy of a ONCE request that is known: told so, or given the same answer again.",
     DropReason.OUTDATED: "A copy of a ONCE request that its session's window has left behind.",
     DropReason.NOT_KNOWN: "A notice about a session or request that is not known.",
+    DropReason.OVER_CREDIT: "An INFER over its session's credits, and not among the first of those that came at once.",
 }

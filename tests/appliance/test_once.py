@@ -581,6 +581,19 @@ def test_what_is_over_the_credit_is_refused_alike_on_both_paths(tmp_path: Path, 
         assert counters["answers_busy"] == 28
 
 
+@pytest.mark.parametrize("runt", [False, True], ids=["fast", "general"])
+def test_of_a_flood_over_the_credit_the_first_are_refused_and_the_others_counted(tmp_path: Path, runt: bool) -> None:
+    for port in make_port(tmp_path, tensor_package("small", doubler((1, SMALL)), batch=8), credits=16):
+        data = [frames(once(port, number))[0] for number in range(1, 101)]
+        statuses = [decode(reply).status for reply in port.exchange([*data, *([b"runt"] if runt else [])])]
+        assert sorted(statuses) == [OK] * 16 + [BUSY] * 16
+        counters = port.device.counters()
+        assert counters["frames_over_credit"] == 100 - 32
+        assert [decode(reply).status for reply in port.exchange(data[99:])] == [
+            OK
+        ]  # it was not taken: it can come again
+
+
 @pytest.mark.parametrize("change", [{"deadline": 7}, {"priority": 9}, {"fragment_size": 1000}])
 def test_fragments_that_contradict_each_other_are_given_up(port: Port, change: dict[str, int]) -> None:
     first = frames(once(port, 1, "long"))
