@@ -85,8 +85,12 @@ class Engine:
         Raises:
             LinkError: The link is gone.
         """
+        self._flush(self.requester.next_timer())
+
+    def _flush(self, timer: int | None) -> None:
+        """Send what is due, the requester's next timer being known."""
         self._full = False
-        while (timer := self.requester.next_timer()) is not None and timer <= (now := self._now()):
+        while timer is not None and timer <= (now := self._now()):
             buffers = self.link.allocate(BURST)
             self._full = not len(buffers)
             count = self.requester.to_send(buffers, now)
@@ -94,6 +98,7 @@ class Engine:
                 self.link.send(buffers.first(count))
             if count < len(buffers) or self._full:
                 return
+            timer = self.requester.next_timer()
 
     def drain(self) -> None:
         """Take in what has arrived.
@@ -132,7 +137,8 @@ class Engine:
         timer = self.requester.next_timer()
         if timer is not None and 0 < timer <= self._now():
             self.drain()  # answers come before timers: the owner may not have called for long
-        self.flush()
+            timer = self.requester.next_timer()
+        self._flush(timer)
         timeout_ns = self.timer_ns()
         if timeout_ns != 0 and not self._look(timeout_ns):
             self.link.wait(timeout_ns)

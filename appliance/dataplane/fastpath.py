@@ -18,7 +18,7 @@ from appliance.dataplane.energy import HardwareModel
 from appliance.dataplane.flows import REQUEST_OFFSET, Cost, Flow, Flows
 from appliance.dataplane.landing import Landed, Landing, Run
 from appliance.dataplane.refusal import MOST_REFUSED, answer_header
-from appliance.dataplane.replies import ReplyWriter, seal
+from appliance.dataplane.replies import ReplyWriter, seal, seal_one
 from appliance.dataplane.state import State
 from appliance.pipelines.pipeline import LateError, Pipeline
 from host_sdk.wire.errors import DeviceError
@@ -301,7 +301,7 @@ class FastPath:
         if flow.trailer:
             raw[flow.trailer : flow.trailer + TRAILER.size] = figures
         if flow.crc:
-            seal(pdu[None])
+            seal_one(pdu)
         return pdu
 
     def _run(self, flow: Flow, bodies: NDArray[np.void], requests: NDArray[np.uint64], now: int) -> NDArray[np.void]:

@@ -10,7 +10,7 @@ from appliance.dataplane.answers import ROWS, AnswerWindows
 from appliance.dataplane.counters import Counters
 from host_sdk.wire.header import HEADER_DTYPE, Header, scalar_header
 from host_sdk.wire.links.base import Link
-from host_sdk.wire.message import Message, crcs_of, encode_message, fragment_frames, fragment_size_for
+from host_sdk.wire.message import Message, crcs_of, encode_message, fragment_frames, fragment_size_for, pdu_crc
 from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import (
     CRC_SIZE,
@@ -229,6 +229,13 @@ class ReplyWriter:
             self._counters.answer(message.header.status)
         header, payload = encode_message(message, min(fragment_size, self._own_fragment_size))
         self._pdus(peer, list(fragment_frames(header, payload)))
+
+
+def seal_one(pdu: NDArray[np.uint8]) -> None:
+    """Write the CRC of a whole message, uint8 [PDU], into its last bytes."""
+    granted, pdu[_CREDITS] = int(pdu[_CREDITS]), 0  # not covered
+    pdu.data[len(pdu) - CRC_SIZE :] = pdu_crc(pdu[:-CRC_SIZE].tobytes()).to_bytes(CRC_SIZE, "big")
+    pdu[_CREDITS] = granted
 
 
 def seal(pdus: NDArray[np.uint8]) -> None:

@@ -108,6 +108,17 @@ def message_crc(payload: bytes | NDArray[np.uint8], header: Header) -> int:
     return crc
 
 
+def pdu_crc(pdu: bytes) -> int:
+    """Return :func:`message_crc` of a message of one PDU, without its CRC, whose ``fragment`` and ``credits`` are 0."""
+    crc: int = google_crc32c.extend(google_crc32c.value(pdu[HEADER_SIZE:]), pdu[:HEADER_SIZE])
+    return crc
+
+
+def crc_is_right(pdu: bytes) -> bool:
+    """Return whether a message of one PDU, whose ``fragment`` and ``credits`` are 0, ends in its CRC."""
+    return pdu_crc(pdu[:-CRC_SIZE]) == int.from_bytes(pdu[-CRC_SIZE:], "big")
+
+
 def batch_crcs(
     headers: NDArray[np.void], memory: NDArray[np.uint8], starts: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> NDArray[np.uint32]:
