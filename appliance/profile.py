@@ -33,7 +33,7 @@ class Limits:
         queue_wait_ms: No more wait than are served in this time, at the pipeline's present pace.
         max_message: Longest message that is taken.
         reassembly_bytes: Memory of unfinished messages.
-        reassembly_timeout_ms: Age at which an unfinished message is given up.
+        reassembly_timeout_ms: When an unfinished message is given up of which nothing new comes.
         discovery_per_s: DISCOVER queries that are answered in a second.
         flash_bytes: Size of the flash.
         pipelines: Pipelines that can be loaded at once.

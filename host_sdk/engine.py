@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import msgpack
 import numpy as np
@@ -32,7 +33,7 @@ class Engine:
 
     Args:
         link: The link; closed with the engine.
-        limits: Window and retransmission.
+        limits: Window and retransmission; no more fragments are asked for at once than the link holds.
         tenant: On whose behalf requests are made.
         generator: Source of request ids; the system's by default, so that they cannot be guessed.
         now: Monotonic ns.
@@ -52,6 +53,9 @@ class Engine:
         self.link = link
         self._now = now
         self.closed = self._full = False
+        limits = limits or RequesterLimits()
+        asked = min(limits.asked_fragments, max(1, link.capacity // 2))  # more would only be lost
+        limits = replace(limits, asked_fragments=asked)
         self.requester = Requester(link.mtu, generator or random.SystemRandom(), limits, link.smallest, tenant)
 
     def submit(self, request: Request) -> int:

@@ -44,10 +44,10 @@ class _Pool:
 
 @dataclass(frozen=True, slots=True)
 class LongAnswer:
-    """An answer that needs fragments or is longer than a row: the header that they share, and its bytes."""
+    """An answer that needs fragments or is longer than a row: their header, and its bytes, uint8 [length]."""
 
     header: Header
-    payload: bytes
+    payload: NDArray[np.uint8]
 
     @property
     def cost(self) -> int:
@@ -225,8 +225,8 @@ class AnswerWindows:
             for place in self._reserved.keys() & set(places.tolist()):
                 self.unreserve(place)
 
-    def keep_one(self, place: int, number: int, header: Header, payload: bytes) -> None:
-        """Keep one answer of any length: its header, and its message's bytes."""
+    def keep_one(self, place: int, number: int, header: Header, payload: NDArray[np.uint8]) -> None:
+        """Keep one answer of any length: its header, and its message's bytes, which stay as they are."""
         if int(self.ids[place]) != number:
             return
         self._give_back(place)

@@ -1,6 +1,6 @@
 """What copies of *once* requests get that are known already: word that they are worked on, or the answer again."""
 
-from collections.abc import Iterable
+import numpy as np
 
 from appliance.dataplane.answers import LongAnswer
 from appliance.dataplane.replies import ReplyWriter
@@ -46,11 +46,10 @@ class Copies:
             self._replies.again(peer, answer)
             return
         slot = header.session & SLOT_MASK
-        which: Iterable[int] = range(min(answer.header.fragments, int(self._state.sessions.reply_fragments[slot])))
+        which = np.arange(min(answer.header.fragments, int(self._state.sessions.reply_fragments[slot])))
         if arrived:
-            end = min(arrived.base + arrived.window, answer.header.fragments)
-            have = arrived.have(answer.header.fragments)
-            which = [index for index in range(arrived.base, end) if not have[index]]
+            which = np.arange(arrived.base, min(arrived.base + arrived.window, answer.header.fragments))
+            which = which[~arrived.among(which)]
         self._replies.fragments(peer, answer.header, answer.payload, which)
 
     def notice(self, peer: int, header: Header, opcode: Opcode, body: bytes = b"", retry_after: int = 0) -> None:

@@ -57,9 +57,9 @@ class Counters:
         self._frames[DropReason.ACCEPTED] -= np.uint64(count)
         self._frames[reason] += np.uint64(count)
 
-    def unaccept(self) -> None:
-        """Take back a frame that was counted as accepted: another room counts it."""
-        self._frames[DropReason.ACCEPTED] -= np.uint64(1)
+    def unaccept(self, count: int = 1) -> None:
+        """Take back frames that were counted as accepted: another room counts them."""
+        self._accepted -= count  # which :meth:`accept` may give back
 
     def accept(self, count: int = 1) -> None:
         """Count frames as accepted."""

@@ -10,7 +10,8 @@ from appliance.dataplane.admission import Admitter, Arrivals
 from appliance.dataplane.messages import Messages
 from appliance.dataplane.refusal import Refusals
 from appliance.dataplane.state import State
-from host_sdk.wire.header import classify_headers, gather_headers
+from host_sdk.wire.exchange.fragments import Fragments, indices_of, split_runs
+from host_sdk.wire.header import classify_headers, decode_header, gather_headers
 from host_sdk.wire.links.base import BROADCAST, FrameBatch, Link
 from host_sdk.wire.message import batch_crcs
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, REPLY_BIT, DropReason, Flag, Opcode, Status
@@ -75,8 +76,24 @@ class Intake:
         plain = np.flatnonzero(found.plain[begin:end]) + begin
         if len(plain):
             self._plain(found.batch, found.headers[plain], plain, now)
-        for index in (np.flatnonzero(found.other[begin:end]) + begin).tolist():
-            self._messages.take(found.batch.after(index).first(1), now)
+        others = np.flatnonzero(found.other[begin:end]) + begin
+        if len(others):
+            self._others(found.batch, found.headers, others, now)
+
+    def _others(self, batch: FrameBatch, headers: NDArray[np.void], index: NDArray[np.intp], now: int) -> None:
+        """Take what are no plain requests: fragments of one message together, as far as they follow one another."""
+        headers, batch = headers[index], batch.take(index)
+        several = headers["length"] > headers["fragment_size"]
+        words = headers.view(np.uint64).reshape(-1, 4)
+        for begin, end in split_runs(words, batch.peers):
+            if several[begin]:
+                run = batch.after(begin).first(end - begin)
+                header = decode_header(run.pdu(0).data, self._link.smallest)
+                fragments = Fragments(header, indices_of(words[begin:end]), run)
+                self._messages.take_fragments(int(run.peers[0]), fragments, now)
+            else:
+                for at in range(begin, end):
+                    self._messages.take(batch.after(at).first(1), now)
 
     def _plain(self, batch: FrameBatch, headers: NDArray[np.void], index: NDArray[np.intp], now: int) -> None:
         lengths = headers["length"].astype(np.int64)

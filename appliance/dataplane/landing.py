@@ -22,7 +22,7 @@ from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import FrameBatch
 from host_sdk.wire.message import message_crc
 from host_sdk.wire.records import StridedView
-from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, DropReason, Flag, Opcode, Status
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, MAX_ARRIVED_BITS, DropReason, Flag, Opcode, Status
 
 _CRC = int(Flag.CRC)
 
@@ -41,6 +41,7 @@ class Landed:
         row: Of the queue's store, that its message is in.
         data: That row, uint8.
         began: When its first fragment arrived, ns.
+        touched: When one arrived that was missing, ns.
         bits: Bit i is set when fragment i has arrived.
         news: Fragments since the last GRANT.
     """
@@ -54,6 +55,7 @@ class Landed:
     row: int
     data: NDArray[np.uint8]
     began: int
+    touched: int
     bits: int = 0
     news: int = 0
 
@@ -201,7 +203,8 @@ class Landing:
         sessions.outstanding[run.slot] += 1
         self._state.answers.take_one(run.slot, place, number, COLLECTING)
         row = int(rows[0])
-        landed = Landed(run.loaded, run.header, number, run.peer, run.slot, place, row, queue.store[row], run.now)
+        data = queue.store[row]
+        landed = Landed(run.loaded, run.header, number, run.peer, run.slot, place, row, data, run.now, run.now)
         self._unfinished[place] = landed
         return landed
 
@@ -222,14 +225,21 @@ class Landing:
             landed.bits |= new
         if copies:
             self._state.counters.move(DropReason.FRAGMENT_DUPLICATE, copies)
-        landed.news += count - copies
+        if copies < count:
+            landed.news += count - copies
+            landed.touched = run.now
         if landed.bits == (1 << fragments) - 1:
             return self._finish(landed)
         if copies or order[-1] == fragments - 1 or landed.news * 4 >= self._state.session_fragments:
             landed.news = 0
-            arrived = Arrived.of(Opcode.INFER, landed.have(), self._state.session_fragments)
-            self._copies.notice(landed.peer, landed.header, Opcode.GRANT, arrived.encode())
+            self._copies.notice(landed.peer, landed.header, Opcode.GRANT, self._arrived(landed).encode())
         return False
+
+    def _arrived(self, landed: Landed) -> Arrived:
+        have = landed.have()
+        missing = np.flatnonzero(~have)
+        base = int(missing[0]) if len(missing) else len(have)
+        return Arrived.reaching(Opcode.INFER, base, have[base : base + MAX_ARRIVED_BITS], self._state.session_fragments)
 
     def _copy(self, run: Run, landed: Landed, at: int, fragment: int, count: int) -> None:
         """Copy fragments that follow one another, from the frame at an index on, into the row."""
@@ -315,16 +325,17 @@ class Landing:
 
     def expire(self, now: int) -> None:
         """Give up what is too old, and say so."""
-        limit = now - self._state.reassembler.limits.timeout_ns
-        for landed in [each for each in self._unfinished.values() if each.began <= limit]:
+        for landed in [each for each in self._unfinished.values() if self._due(each) <= now]:
             self._give_up(landed)
             self._refusals.one(landed.peer, landed.header, Status.REASSEMBLY_TIMEOUT)
 
+    def _due(self, landed: Landed) -> int:
+        limits = self._state.reassembler.limits
+        return min(landed.touched + limits.timeout_ns, landed.began + limits.total_ns)
+
     def next_timer(self) -> int | None:
         """Return when expire has work, in ns on the node's clock; None while nothing is unfinished."""
-        for landed in self._unfinished.values():
-            return landed.began + self._state.reassembler.limits.timeout_ns
-        return None
+        return min(map(self._due, self._unfinished.values()), default=None)
 
 
 def _alike(one: Header, other: Header) -> bool:

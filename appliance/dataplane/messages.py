@@ -1,4 +1,4 @@
-"""Everything that is no whole INFER in one frame, one by one: fragments, sessions, control, notices."""
+"""Everything that is no whole INFER in one frame: fragments by the run; sessions, control, notices one by one."""
 
 from dataclasses import dataclass, replace
 
@@ -16,9 +16,10 @@ from appliance.dataplane.replies import ReplyWriter
 from appliance.dataplane.sessions import SLOT_MASK, Opened, Opening
 from appliance.dataplane.state import State
 from host_sdk.wire.errors import FrameError
-from host_sdk.wire.exchange.arrived import Arrived
+from host_sdk.wire.exchange.fragments import Fragments
+from host_sdk.wire.exchange.reassembly import Taken, Whole
 from host_sdk.wire.exchange.states import SlotState
-from host_sdk.wire.header import Header, decode_header, vector_header
+from host_sdk.wire.header import Header, check_length, decode_header, vector_header
 from host_sdk.wire.links.base import FrameBatch, Link
 from host_sdk.wire.message import Message, check_flags, decode_message, encode_message, fragment_size_for
 from host_sdk.wire.schema import (
@@ -75,7 +76,7 @@ class Rooms:
 
 
 class Messages:
-    """Takes frames one at a time.
+    """Takes messages of one frame one at a time, and fragments as they came together.
 
     Args:
         link: Where they come from.
@@ -92,70 +93,88 @@ class Messages:
         return self._state.answers
 
     def take(self, frame: FrameBatch, now: int) -> None:
-        """Take one sound frame, counted as accepted, that arrived at ``now``."""
+        """Take one sound frame that carries a whole message, counted as accepted, that arrived at ``now``."""
         peer, pdu = int(frame.peers[0]), frame.pdu(0)
         header = decode_header(pdu.data, self._link.smallest)
         payload = pdu[HEADER_SIZE : HEADER_SIZE + header.payload_size].tobytes()
         try:
             check_flags(header.flags)
-            if header.opcode == Opcode.INFER and header.fragments > 1 and self._ahead(frame, peer, header, now):
-                return
-            whole = self._state.reassembler.add(peer, header, payload, now)
-            if whole is None:
-                self._grant(peer, header)
-                return
-            message = decode_message(header, whole.payload)
+            check_length(header.length, self._state.reassembler.limits.message)
+            self._take_whole(peer, header, Whole(payload, now, HEADER_SIZE + len(payload)), now)
         except FrameError as error:
             self._broken(peer, header, error)
-            return
+
+    def take_fragments(self, peer: int, fragments: Fragments, now: int) -> None:
+        """Take sound frames that carry fragments of one message, counted as accepted, that arrived at ``now``."""
+        header, counters = fragments.header, self._state.counters
+        try:
+            check_flags(header.flags)
+            ahead = self._ahead(peer, fragments, now) if header.opcode == Opcode.INFER else 0
+            if ahead:
+                if ahead < len(fragments):
+                    self.take_fragments(peer, fragments.after(ahead), now)
+                return
+            taken = self._state.reassembler.take(peer, fragments, now)
+            counters.move(DropReason.FRAGMENT_DUPLICATE, taken.copies)
+            counters.move(DropReason.REASSEMBLY_FULL, taken.refused)
+            if taken.whole is None:
+                self._grant(peer, fragments, taken)
+            else:
+                self._take_whole(peer, header, taken.whole, now)
+        except FrameError as error:
+            self._broken(peer, header, error, len(fragments))
+
+    def _take_whole(self, peer: int, header: Header, whole: Whole, now: int) -> None:
+        """Take a whole message.
+
+        Raises:
+            FrameError: It is damaged.
+        """
+        message = decode_message(header, whole.payload)
         if header.opcode == Opcode.INFER:
             self._rooms.admitter.admit(_single(peer, message, whole.wire_bytes), whole.began, now)
         else:
             self._dispatch(peer, message, now)
 
-    def _broken(self, peer: int, header: Header, error: FrameError) -> None:
+    def _broken(self, peer: int, header: Header, error: FrameError, count: int = 1) -> None:
         if is_notice(header.opcode):
-            self._state.counters.move(DropReason.NOT_KNOWN)
+            self._state.counters.move(DropReason.NOT_KNOWN, count)
         elif isinstance(error.reason, DropReason):
-            self._state.counters.move(error.reason)
-            if error.reason == DropReason.FRAGMENT_DUPLICATE:
-                self._grant(peer, header, always=True)
+            self._state.counters.move(error.reason, count)
         else:
             self._rooms.refusals.one(peer, header, error.reason, str(error))
 
     # ---- requests of many frames ---------------------------------------------------------------------------------
 
-    def _ahead(self, frame: FrameBatch, peer: int, header: Header, now: int) -> bool:
-        """Look at a fragment of an INFER before the others are there; return whether that is all there is to do."""
-        if self._state.reassembler.have(peer, header) is not None:
-            return False  # others are there; it may contradict them
+    def _ahead(self, peer: int, fragments: Fragments, now: int) -> int:
+        """Look at fragments of an INFER before the others are there; return how many are dealt with."""
+        header, count = fragments.header, len(fragments)
+        if self._state.reassembler.knows(peer, header):
+            return 0  # others are there; it may contradict them
         if not self._state.sessions.find(header.session, peer, now):
             self._rooms.refusals.one(peer, header, Status.UNKNOWN_SESSION)
-            return True
+            return count
         if header.flags & Flag.ONCE:
             place = self._answers.place(header.session & SLOT_MASK, header.request)
             if self._answers.state(place, header.request) != SlotState.NEW:
-                self._rooms.copies.known(peer, header, place)
-                return True
+                self._rooms.copies.known(peer, header, place, count)
+                return count
         if self._state.table.get(header.pipeline) is None:
             self._rooms.refusals.one(peer, header, Status.UNKNOWN_PIPELINE)
-            return True
-        self._state.counters.unaccept()  # whoever takes it counts it
-        if self._rooms.fast.serve(frame, now):
-            return True
-        self._state.counters.accept()
-        return False
+            return count
+        self._state.counters.unaccept(count)  # whoever takes them counts them
+        served = self._rooms.fast.serve(fragments.batch, now)
+        self._state.counters.accept(count - served)
+        return served
 
-    def _grant(self, peer: int, header: Header, *, always: bool = False) -> None:
+    def _grant(self, peer: int, fragments: Fragments, taken: Taken) -> None:
         """Say what has arrived of a message that is not whole, if it is time to."""
-        have = self._state.reassembler.have(peer, header)
-        if have is None:
-            return
+        header, reassembler = fragments.header, self._state.reassembler
         window = self._state.session_fragments if header.session else FIRST_FRAGMENTS
-        there = int(np.count_nonzero(have))
-        if always or header.fragment == header.fragments - 1 or there % max(1, window // 4) == 0:
-            arrived = Arrived.of(header.opcode, have, window)
-            self._rooms.copies.notice(peer, header, Opcode.GRANT, arrived.encode())
+        if taken.copies or fragments.has_last or reassembler.news(peer, header) * 4 >= window:
+            arrived = reassembler.arrived(peer, header, window)
+            if arrived:
+                self._rooms.copies.notice(peer, header, Opcode.GRANT, arrived.encode())
 
     # ---- whole messages ------------------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """Replies: headers written in place for a whole batch, or one message at a time where it needs fragments."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,8 +8,8 @@ from numpy.typing import NDArray
 from appliance.dataplane.answers import ROWS, AnswerWindows
 from appliance.dataplane.counters import Counters
 from host_sdk.wire.header import HEADER_DTYPE, Header, scalar_header
-from host_sdk.wire.links.base import Link
-from host_sdk.wire.message import Message, crcs_of, encode_message, fragment_frames, fragment_size_for, pdu_crc
+from host_sdk.wire.links.base import BURST, Link
+from host_sdk.wire.message import Message, crcs_of, encode_message, fragment_size_for, pdu_crc
 from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import (
     CRC_SIZE,
@@ -140,8 +139,9 @@ class ReplyWriter:
             self._answers.keep(keep.places, keep.ids, pdus)
             return
         for place, number, pdu in zip(keep.places.tolist(), keep.ids.tolist(), pdus, strict=True):
-            header = scalar_header(np.frombuffer(pdu.tobytes()[:HEADER_SIZE], HEADER_DTYPE)[0])
-            self._answers.keep_one(place, number, header, pdu.tobytes()[HEADER_SIZE:])
+            raw = np.frombuffer(pdu.tobytes(), np.uint8)
+            header = scalar_header(raw[:HEADER_SIZE].view(HEADER_DTYPE)[0])
+            self._answers.keep_one(place, number, header, raw[HEADER_SIZE:])
 
     def _fragmented(
         self,
@@ -153,12 +153,14 @@ class ReplyWriter:
     ) -> None:
         """Send answers that need several frames: all of them, or as many as are taken unasked of one that is kept."""
         for at in index.tolist():
-            header, payload = scalar_header(headers[at]), whole[at, HEADER_SIZE:].tobytes()
-            which = range(header.fragments)
+            header, payload = scalar_header(headers[at]), whole[at, HEADER_SIZE:]
+            if len(whole) > 1:  # what is kept shall not hold the memory of the others
+                payload = payload.copy()
+            count = header.fragments
             if keep and keep.places[at] >= 0:
                 self._answers.keep_one(int(keep.places[at]), int(keep.ids[at]), header, payload)
-                which = range(min(header.fragments, int(keep.fragments[at])))
-            self.fragments(int(peers[at]), header, payload, which)
+                count = min(count, int(keep.fragments[at]))
+            self.fragments(int(peers[at]), header, payload, np.arange(count))
 
     def transmit(self, peers: NDArray[np.uint64] | int, pdus: NDArray[np.void]) -> bool:
         """Send equal-sized PDUs, waiting a bounded time for room; return whether all were sent.
@@ -200,22 +202,32 @@ class ReplyWriter:
         buffers.lengths[0], buffers.peers[0] = size, peer
         self._counters.tx_dropped += 1 - self._link.send(buffers)
 
-    def fragments(self, peer: int, header: Header, payload: bytes, which: Iterable[int]) -> None:
-        """Send some fragments of a message."""
-        size = header.fragment_size
-        pdus = [replace(header, fragment=at).encode() + payload[at * size : (at + 1) * size] for at in which]
-        self._pdus(peer, pdus)
+    def fragments(self, peer: int, header: Header, message: NDArray[np.uint8], which: NDArray[np.int64]) -> None:
+        """Send some fragments of a message of several, uint8 [length]: int64 [n], ascending."""
+        size, last = header.fragment_size, header.fragments - 1
+        raw = np.frombuffer(header.encode(), HEADER_DTYPE)
+        pieces = message[: last * size].reshape(last, size)
+        full = which[which < last]
+        for begin in range(0, len(full), BURST):
+            part = full[begin : begin + BURST]
+            pdus = np.empty((len(part), HEADER_SIZE + size), np.uint8)
+            headers = np.repeat(raw, len(part))
+            headers["fragment"] = part
+            pdus[:, :HEADER_SIZE] = headers.view(np.uint8).reshape(-1, HEADER_SIZE)
+            pdus[:, HEADER_SIZE:] = pieces[part]
+            if not self.transmit(peer, pdus.view(np.dtype((np.void, pdus.shape[1])))[:, 0]):
+                self._counters.tx_dropped += len(which) - begin - len(part)  # useless without those that were dropped
+                return
+        if len(full) < len(which):
+            self._one(peer, replace(header, fragment=last).encode() + message[last * size :].tobytes())
 
     def again(self, peer: int, pdu: bytes) -> None:
         """Send a PDU that was sent before."""
         self._counters.replays += 1
-        self._pdus(peer, [pdu])
+        self._one(peer, pdu)
 
-    def _pdus(self, peer: int, pdus: list[bytes]) -> None:
-        for index, pdu in enumerate(pdus):
-            if not self.transmit(peer, np.frombuffer(pdu, np.dtype((np.void, len(pdu))))):
-                self._counters.tx_dropped += len(pdus) - index - 1  # useless without the one that was dropped
-                return
+    def _one(self, peer: int, pdu: bytes) -> None:
+        self.transmit(peer, np.frombuffer(pdu, np.dtype((np.void, len(pdu)))))
 
     def encode(self, message: Message, fragment_size: int = MAX_FRAGMENT_SIZE) -> bytes:
         """Return the PDU of a message of one fragment."""
@@ -228,7 +240,10 @@ class ReplyWriter:
         if opcode & REPLY_BIT and not is_notice(opcode):
             self._counters.answer(message.header.status)
         header, payload = encode_message(message, min(fragment_size, self._own_fragment_size))
-        self._pdus(peer, list(fragment_frames(header, payload)))
+        if header.fragments == 1:
+            self._one(peer, header.encode() + payload)
+        else:
+            self.fragments(peer, header, np.frombuffer(payload, np.uint8), np.arange(header.fragments))
 
 
 def seal_one(pdu: NDArray[np.uint8]) -> None:

@@ -28,6 +28,7 @@ _EXTENSION = struct.Struct(EXTENSION.struct_format)
 _BLOCK = struct.Struct(EXTENSION_BLOCK.struct_format)
 _CRC = struct.Struct(">I")
 MAX_FRAGMENTS = 1 << 16  # as many as the index counts
+LONG = 1 << 14  # bytes from which on to copy a message takes longer than to look at it where it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +149,10 @@ def crcs_of(pdus: NDArray[np.uint8], end: int) -> NDArray[np.uint32]:
         pdus: uint8 [n, m].
         end: Bytes of each that the CRC covers.
     """
-    raw, size = pdus.tobytes(), pdus.shape[1]
-    value, extend = google_crc32c.value, google_crc32c.extend
+    size, value, extend = pdus.shape[1], google_crc32c.value, google_crc32c.extend
+    if size > LONG:
+        return np.array([extend(value(pdu[HEADER_SIZE:end]), pdu[:HEADER_SIZE].tobytes()) for pdu in pdus], np.uint32)
+    raw = pdus.tobytes()
     crcs = [
         extend(value(raw[at + HEADER_SIZE : at + end]), raw[at : at + HEADER_SIZE]) for at in range(0, len(raw), size)
     ]
@@ -271,7 +274,7 @@ def decode_message(header: Header, payload: bytes) -> Message:
         if end < 0:
             raise FrameError(Status.MALFORMED, "no room for the CRC that a flag announces")
         (crc,) = _CRC.unpack_from(payload, end)
-        if crc != message_crc(payload[:end], header):
+        if crc != message_crc(payload[:end] if end < LONG else np.frombuffer(payload, np.uint8, end), header):
             raise FrameError(Status.BAD_CRC, f"message of {len(payload)} bytes")
     trailer = None
     if header.is_reply and header.flags & Flag.TRAILER:

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST_SIZES = 256  # that are remembered; a flood of others is learnt anew, the common ones with them
+
 
 class StridedView:
     """A memory as overlapping records: one at every byte where a whole one fits.
@@ -31,3 +33,24 @@ class StridedView:
             self._records = np.ndarray((count,), self.dtype, memory.data, self._offset, (1,))
             self._memory = memory
         return self._records
+
+
+class StridedViews:
+    """Views of one memory for records of several sizes.
+
+    Args:
+        offset: Bytes from a start to its record.
+    """
+
+    def __init__(self, offset: int = 0) -> None:
+        self._offset = offset
+        self._views: dict[int, StridedView] = {}
+
+    def of(self, memory: NDArray[np.uint8], size: int) -> NDArray[np.void]:
+        """Return the records of ``size`` bytes of a memory, as :meth:`StridedView.of` does."""
+        view = self._views.get(size)
+        if view is None:
+            if len(self._views) >= _MOST_SIZES:
+                self._views.clear()
+            view = self._views[size] = StridedView(size, self._offset)
+        return view.of(memory)

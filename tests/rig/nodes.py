@@ -97,18 +97,21 @@ def write_profile(path: Path, **limits: int) -> Path:
 
 
 @contextmanager
-def node_process(directory: Path, *options: str, python: Path | str = sys.executable) -> Iterator[NodeProcess]:
-    """Run a node over UDP on a free port of loopback; it and its firmware are gone at the end.
+def node_process(
+    directory: Path, *options: str, python: Path | str = sys.executable, link: str = "udp:127.0.0.1:0"
+) -> Iterator[NodeProcess]:
+    """Run a node in the caller's network namespace; it and its firmware are gone at the end.
 
     Args:
         directory: Where its flash and its log are kept; made if absent.
         options: More options of ``napu-node``.
         python: Interpreter to run it with.
+        link: Its link, by default UDP on a free port of loopback.
     """
     directory.mkdir(parents=True, exist_ok=True)
     flash, log = directory / "flash", directory / "node.log"
     reader, writer = os.pipe()
-    command = [str(python), "-m", "appliance.cli", "--flash", str(flash), "--link", "udp:127.0.0.1:0"]
+    command = [str(python), "-m", "appliance.cli", "--flash", str(flash), "--link", link]
     with log.open("ab") as sink, os.fdopen(reader, "rb") as announced:
         process = subprocess.Popen(
             [*command, "--ready-fd", str(writer), *options], pass_fds=[writer], stdout=sink, stderr=sink, cwd=ROOT

@@ -220,6 +220,22 @@ def doubler(shape: tuple[int, ...], dtype: str = "float32", name: str = "twice")
     return build(tensors, [OperatorEntry(tflite.BuiltinOperator.ADD, (0, 0), (1,), options)], [0], [1])
 
 
+def head(size: int, kept: int) -> bytes:
+    """Return the model that gives the first elements of its input back: float32 [1, size] to float32 [1, kept]."""
+
+    def options(builder: flatbuffers.Builder) -> tuple[int, int]:
+        tflite.SliceOptionsStart(builder)
+        return tflite.BuiltinOptions.SliceOptions, int(tflite.SliceOptionsEnd(builder))
+
+    tensors = [
+        TensorEntry("x", (1, size)),
+        TensorEntry("begin", (2,), "int32", np.array([0, 0], np.int32)),
+        TensorEntry("size", (2,), "int32", np.array([1, kept], np.int32)),
+        TensorEntry("head", (1, kept)),
+    ]
+    return build(tensors, [OperatorEntry(tflite.BuiltinOperator.SLICE, (0, 1, 2), (3,), options)], [0], [3])
+
+
 def comparison(size: int) -> bytes:
     """Return the model y = x < x: float32 [1, size] to bool [1, size], a type that answers cannot carry."""
 

@@ -62,10 +62,13 @@ def test_duplicate_fragments(bench: Bench) -> None:
     pdu = bench.infer()
     datagrams = message(pdu, 300)
     with bench.counts(frames_fragment_duplicate=4, inferences=1):
-        bench.wire.send(datagrams[0], datagrams[0], datagrams[1], *datagrams[:2], datagrams[0], *datagrams[2:])
-        replies = bench.wire.pending()
-        assert [reply.opcode for reply in replies] == [0xA2] * 4 + [INFER | REPLY]  # a GRANT for each copy
-        assert replies[-1].status == frames.OK
+        bench.wire.send(datagrams[0], datagrams[0], datagrams[1], *datagrams[:2], datagrams[0])
+        grants = [reply.opcode for reply in bench.wire.pending()]
+        assert set(grants) == {0xA2}
+        assert 1 <= len(grants) <= 4  # one for all the copies that the node takes from its link together
+        bench.wire.send(*datagrams[2:])
+        (answer,) = bench.wire.pending()
+        assert (answer.opcode, answer.status) == (INFER | REPLY, frames.OK)
 
 
 def test_fragments_in_any_order(bench: Bench) -> None:

@@ -90,3 +90,19 @@ def test_a_value_that_does_not_fit_is_refused() -> None:
     for arrived in (Arrived(256, 0, 1), Arrived(0, 1 << 32, 1), Arrived(0, 0, 1 << 16), Arrived(0, -1, 1)):
         with pytest.raises(LocalProtocolError):
             arrived.encode()
+
+
+def test_a_window_reaches_over_what_has_arrived_as_far_as_the_bitmap_tells() -> None:
+    def window(there: str, most: int) -> int:
+        said = Arrived.reaching(0x10, 7, np.array([digit == "1" for digit in there], np.bool_), most)
+        assert said.base == 7
+        assert said.among(np.arange(7, 7 + len(there))).tolist() == [digit == "1" for digit in there]
+        return said.window
+
+    assert window("", 4) == 4
+    assert window("0000", 2) == 2
+    assert window("0111", 1) == 1
+    assert window("0111", 2) == 5  # the first, and one behind those that are there
+    assert window("01011", 3) == 6
+    assert window("0" + "1" * 1023, 2) == 1024  # of what lies behind, the bitmap cannot tell
+    assert window("0" + "1" * 1023, 2000) == 2000

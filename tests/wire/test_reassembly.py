@@ -5,17 +5,20 @@ import random
 import tracemalloc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from host_sdk.wire.errors import FrameError
+from host_sdk.wire.exchange.fragments import Fragments
 from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.message import Message, encode_message, fragment_frames
 from host_sdk.wire.schema import HEADER_SIZE, DropReason, Opcode, Status
 from tests.wire.outcome import outcome
+from tests.wire.window_bench import filled
 
 SECOND = 1_000_000_000
 SMALL = ReassemblyLimits(memory=20_000, peer_share=0.5, message=5000, timeout_ns=2 * SECOND)
@@ -68,6 +71,7 @@ class ManyPeers(RuleBasedStateMachine):
         self.reassembler = Reassembler(SMALL)
         self.now = 0
         self.began: dict[tuple[int, int], int] = {}
+        self.touched: dict[tuple[int, int], int] = {}  # when something new came
         self.parts: dict[tuple[int, int], dict[int, Header]] = {}
         self.finished: dict[tuple[int, int], int] = {}  # when messages were whole
 
@@ -101,6 +105,7 @@ class ManyPeers(RuleBasedStateMachine):
         self.began.setdefault(key, self.now)
         parts = self.parts.setdefault(key, {})
         parts[header.fragment] = replace(header, fragment=0)
+        self.touched[key] = self.now
         assert (whole is not None) == (len(parts) == header.fragments)
         if whole:
             assert len(whole.payload) == length
@@ -119,13 +124,17 @@ class ManyPeers(RuleBasedStateMachine):
             assert reason is DropReason.REASSEMBLY_FULL
 
     def give_up(self, key: tuple[int, int]) -> None:
-        del self.began[key], self.parts[key]
+        del self.began[key], self.parts[key], self.touched[key]
+
+    def due(self, key: tuple[int, int]) -> int:
+        """Return when a message is to be given up."""
+        return min(self.touched[key] + SMALL.timeout_ns, self.began[key] + SMALL.total_ns)
 
     @rule(step=st.integers(0, 3 * SECOND))
     def wait(self, step: int) -> None:
         self.now += step
         expired = {(peer, header.request) for peer, header in self.reassembler.expire(self.now)}
-        old = {key for key, began in self.began.items() if self.now - began >= SMALL.timeout_ns}
+        old = {key for key in self.began if self.due(key) <= self.now}
         long_ago = self.now - 2 * SMALL.timeout_ns
         copies = {key for key in old if self.finished.get(key, long_ago) > long_ago}  # late ones of what was whole
         assert expired == old - copies
@@ -145,8 +154,7 @@ class ManyPeers(RuleBasedStateMachine):
         assert self.reassembler.memory <= SMALL.memory
         assert len(self.reassembler) == len(self.began)
         assert (self.reassembler.memory == 0) == (not self.began)
-        oldest = min(self.began.values(), default=None)
-        assert self.reassembler.next_timer() == (None if oldest is None else oldest + SMALL.timeout_ns)
+        assert self.reassembler.next_timer() == min(map(self.due, self.began), default=None)
 
     def teardown(self) -> None:
         self.reassembler.expire(self.now + SMALL.timeout_ns)
@@ -182,7 +190,8 @@ def test_endless_fragments_from_one_peer_do_not_starve_another() -> None:
 def test_endless_tiny_fragments_are_bounded_too() -> None:
     reassembler = Reassembler(SMALL)
     header = Header(Opcode.INFER, 1, length=5000, fragment_size=1)
-    results = [outcome(reassembler.add, 1, replace(header, fragment=index), b"x", 0) for index in range(4999)]
+    apart = range(0, 5000, 2)  # so that none follows another
+    results = [outcome(reassembler.add, 1, replace(header, fragment=index), b"x", 0) for index in apart]
     taken = results.index(next(result for result in results if result is not None))
     assert 0 < taken < 100
     assert {getattr(result, "reason", None) for result in results[taken:]} == {DropReason.REASSEMBLY_FULL}
@@ -243,12 +252,84 @@ def test_other_messages_are_kept_apart(changed: dict[str, int]) -> None:
     assert len(reassembler) == 3
 
 
-def test_expiry_is_counted_from_the_first_fragment_and_names_peer_and_request() -> None:
+def test_a_message_of_which_nothing_new_comes_is_given_up_and_named() -> None:
     reassembler = Reassembler(SMALL)
     (first, one), (second, two), _ = pdus_of(1, b"abcdefghij", 4)
     reassembler.add(9, first, one, 100)
-    reassembler.add(9, second, two, 100 + SMALL.timeout_ns - 1)
-    assert reassembler.next_timer() == 100 + SMALL.timeout_ns
-    assert reassembler.expire(99 + SMALL.timeout_ns) == []
-    assert reassembler.expire(100 + SMALL.timeout_ns) == [(9, first)]
+    last = 100 + SMALL.timeout_ns - 1
+    reassembler.add(9, second, two, last)
+    refusal(reassembler, 9, second, two, last + 5)  # a copy is nothing new
+    assert reassembler.next_timer() == last + SMALL.timeout_ns
+    assert reassembler.expire(last + SMALL.timeout_ns - 1) == []
+    assert reassembler.expire(last + SMALL.timeout_ns) == [(9, first)]
     assert reassembler.next_timer() is None
+
+
+def test_a_message_that_comes_drop_by_drop_is_given_up_in_the_end() -> None:
+    reassembler = Reassembler(SMALL)
+    header = Header(Opcode.INFER, 1, length=5000, fragment_size=100)
+    now = index = 0
+    while not (expired := reassembler.expire(now)):
+        reassembler.add(9, replace(header, fragment=index), bytes(100), now)
+        now, index = now + SMALL.timeout_ns - 1, index + 1
+    assert expired == [(9, header)]
+    assert SMALL.total_ns <= now < SMALL.total_ns + SMALL.timeout_ns
+    assert reassembler.memory == 0
+
+
+# ---- by the batch ----------------------------------------------------------------------------------------------------
+
+
+def together(fragments: list[tuple[Header, bytes]]) -> Fragments:
+    """Return fragments of one message as they come from a link, in one batch."""
+    batch = filled([header.encode() + payload for header, payload in fragments])
+    return Fragments(fragments[0][0], np.array([header.fragment for header, _ in fragments]), batch)
+
+
+@given(st.data())
+def test_batches_in_any_order_and_with_copies_give_the_message(data: st.DataObject) -> None:
+    body = data.draw(st.binary(min_size=2, max_size=400))
+    size = data.draw(st.integers(1, max(1, len(body) // 2)))
+    fragments = pdus_of(1, body, size)
+    order = data.draw(st.permutations(fragments + data.draw(st.lists(st.sampled_from(fragments), max_size=10))))
+    order = data.draw(st.sampled_from([order, fragments]))
+    reassembler, seen, whole = Reassembler(), set(), None
+    while order and whole is None:
+        count = data.draw(st.integers(1, len(order)))
+        taken = reassembler.take(1, together(order[:count]), 0)
+        indices = {header.fragment for header, _ in order[:count]}
+        assert (taken.new, taken.copies, taken.refused) == (len(indices - seen), count - len(indices - seen), 0)
+        seen |= indices
+        order, whole = order[count:], taken.whole
+        have = reassembler.have(1, fragments[0][0])
+        assert have is None or set(np.flatnonzero(have).tolist()) == seen
+    assert whole is not None
+    assert (whole.payload, reassembler.memory) == (body, 0)
+
+
+def test_of_a_batch_for_which_there_is_no_memory_as_much_is_taken_as_fits() -> None:
+    limits = ReassemblyLimits(memory=20_000, peer_share=0.5, message=20_000)
+    reassembler = Reassembler(limits)
+    fragments = pdus_of(1, bytes(16_000), 100)
+    taken = reassembler.take(1, together(fragments), 0)
+    assert taken.whole is None
+    assert 50 < taken.new < 100
+    assert (taken.copies, taken.refused) == (0, 160 - taken.new)
+    assert reassembler.memory <= 10_000
+    have = reassembler.have(1, fragments[0][0])
+    assert have is not None
+    assert have.tolist() == [True] * taken.new + [False] * taken.refused
+    reassembler.expire(limits.timeout_ns)
+    assert reassembler.memory == 0
+
+
+def test_a_grant_reaches_over_what_has_arrived() -> None:
+    reassembler = Reassembler()
+    fragments = pdus_of(1, bytes(5000), 10)  # 500 of them
+    reassembler.take(1, together(fragments[:20] + fragments[21:60]), 0)
+    assert reassembler.news(1, fragments[0][0]) == 59
+    said = reassembler.arrived(1, fragments[0][0], 8)
+    assert said is not None
+    assert (said.base, said.window) == (20, 1 + 39 + 7)  # the one that is lost, those behind it, and seven more
+    assert reassembler.news(1, fragments[0][0]) == 0
+    assert said.among(np.array([19, 20, 21, 59, 60, 499])).tolist() == [True, False, True, True, False, False]

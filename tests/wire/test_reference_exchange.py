@@ -31,6 +31,7 @@ MTU = 576
 PEER, BUFFERS = 7, 16
 FIRST_TOKEN = 1 << 32
 LONG = 10_000_000 * MS  # no user waits so long: these must be answered
+MIN_RTO = 5 * MS
 TRANSIENT = (Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, Status.BAD_CRC)
 
 
@@ -48,6 +49,7 @@ class Book:
         self.settled: set[int] = set()
         self.named: set[int] = set()  # in a SETTLE
         self.under_way: set[tuple[int, int]] = set()
+        self.sent_at: dict[tuple[int, int], int] = {}
         self.bounds: dict[int, int] = {}  # by id: fragments from here on must wait
         self.not_before: dict[int, int] = {}
         self.busy: dict[int, set[int]] = {}  # ids whose last answer was BUSY: what was settled then
@@ -75,7 +77,13 @@ class Book:
             assert self.busy.pop(number, set()) <= self.named  # N-121
         bound = self.bounds.get(number, header.fragments)
         assert header.fragment < bound or header.fragment == header.fragments - 1  # N-115
+        self.under_way -= {  # a timeout has passed, and they are not wanted again yet
+            (one, part)
+            for one, part in self.under_way
+            if one == number and bound <= part != header.fragments - 1 and now - self.sent_at[one, part] >= MIN_RTO
+        }
         self.under_way.add((number, header.fragment))
+        self.sent_at[number, header.fragment] = now
         assert len(self.under_way) <= self.fragments  # N-114
 
     def notify(self, header: Header, pdu: bytes) -> None:
@@ -132,7 +140,7 @@ class Exchange(RuleBasedStateMachine):
         kept=st.sampled_from([None, None, 1, 2]),
     )
     def begin(self, seed: int, window: int, granted: int, fragments: int, unasked: int, kept: int | None) -> None:
-        limits = RequesterLimits(fragments=unasked, first_rto_ns=20 * MS, min_rto_ns=5 * MS, max_rto_ns=80 * MS)
+        limits = RequesterLimits(fragments=unasked, first_rto_ns=20 * MS, min_rto_ns=MIN_RTO, max_rto_ns=80 * MS)
         self.requester = Requester(MTU, random.Random(seed), limits)
         mine = ResponderLimits(window, min(window, granted), fragments, kept=kept, mtu=MTU)
         self.responder = ReferenceResponder(answer, mine)

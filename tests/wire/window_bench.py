@@ -11,6 +11,7 @@ from host_sdk.wire.exchange.alike import Alike
 from host_sdk.wire.exchange.answers import Announced, Answers, Event
 from host_sdk.wire.exchange.arrived import Arrived
 from host_sdk.wire.exchange.course import Shared
+from host_sdk.wire.exchange.fragments import Fragments
 from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip
 from host_sdk.wire.exchange.reassembly import Reassembler
 from host_sdk.wire.exchange.window import RequestWindow
@@ -24,7 +25,9 @@ PEER = 7
 SESSION = 0x9F3A0007
 BASE = 0x1000
 FRAGMENT_SIZE = 20
-LIMITS = RequesterLimits(window=64, fragments=8, first_rto_ns=250 * MS, min_rto_ns=10 * MS, max_rto_ns=1000 * MS)
+LIMITS = RequesterLimits(
+    window=64, fragments=8, asked_fragments=8, first_rto_ns=250 * MS, min_rto_ns=10 * MS, max_rto_ns=1000 * MS
+)
 ONCE = int(Flag.ONCE)
 
 
@@ -94,6 +97,13 @@ class WindowBench:
         """Have frames arrive one by one; return what became of requests."""
         for pdu in pdus:
             self.window.take(decode_header(pdu), pdu, self.now)
+        return self.became()
+
+    def take_fragments(self, *pdus: bytes) -> list[Event]:
+        """Have fragments of one answer arrive together."""
+        header = decode_header(pdus[0])
+        indices = np.array([decode_header(pdu).fragment for pdu in pdus])
+        self.window.take_fragments(Fragments(header, indices, filled(pdus)), self.now)
         return self.became()
 
     def take_alike(self, *pdus: bytes) -> list[Event]:

@@ -64,3 +64,22 @@ class Alike:
             return None
         view: NDArray[np.void] = pdus[:, self._trailer : self._end].copy().view(TRAILER_DTYPE)[:, 0]
         return view
+
+
+def alike(batch: FrameBatch, words: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
+    """Return the indices of frames that are alike but for their request and their body, group by group.
+
+    Args:
+        batch: The frames.
+        words: Their headers as words, uint64 [n, 4].
+    """
+    rows = zip(batch.peers.tolist(), batch.lengths.tolist(), words.tolist(), strict=True)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, (peer, size, row) in enumerate(rows):
+        groups.setdefault((peer, size, row[0], row[2], row[3]), []).append(index)
+    return [np.array(same) for same in groups.values()]
+
+
+def all_same(values: NDArray[np.int64] | NDArray[np.uint64]) -> bool:
+    """Return whether all of some values, [n] with n at least 1, are equal."""
+    return bool((values == values[0]).all())

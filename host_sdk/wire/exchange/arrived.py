@@ -33,9 +33,38 @@ class Arrived:
         """Return what ``have``, bool [fragments], says; its bitmap ends with the last fragment that is there."""
         missing = np.flatnonzero(~have)
         base = int(missing[0]) if len(missing) else len(have)
-        there = np.flatnonzero(have[base : base + MAX_ARRIVED_BITS])
-        end = base + (int(there[-1]) + 1 if len(there) else 0)
-        return cls(opcode, base, max(1, window), np.packbits(have[base:end]).tobytes())
+        return cls(opcode, base, max(1, window), _bitmap(have[base : base + MAX_ARRIVED_BITS]))
+
+    @classmethod
+    def reaching(cls, opcode: int, base: int, there: NDArray[np.bool_], most: int) -> "Arrived":
+        """Return what is to be said where so many fragments may be under way.
+
+        The window reaches over those that have arrived, as far as the bitmap can tell of them: else one that is lost
+        at its beginning would hold back nearly all that could be on their way behind it.
+
+        Args:
+            opcode: Of the message.
+            base: The first fragment that is missing.
+            there: Which have arrived from that on, bool [at most MAX_ARRIVED_BITS].
+            most: How many may be under way.
+        """
+        missing = np.flatnonzero(~there)
+        reach = int(missing[most - 1]) + 1 if len(missing) >= most > 0 else len(there) + most - len(missing)
+        return cls(opcode, base, max(1, most, min(reach, MAX_ARRIVED_BITS)), _bitmap(there))
+
+    def among(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of some fragments, int64 [n], have arrived, bool [n], as far as this says."""
+        bits = np.unpackbits(np.frombuffer(self.bitmap, np.uint8)).astype(np.bool_)
+        behind = indices - self.base
+        have: NDArray[np.bool_] = behind < 0
+        told = (behind >= 0) & (behind < len(bits))
+        have[told] = bits[behind[told]]
+        return have
+
+    @property
+    def end(self) -> int:
+        """The fragment from which on nothing is said."""
+        return self.base + 8 * len(self.bitmap)
 
     def have(self, fragments: int) -> NDArray[np.bool_]:
         """Return which of a message's fragments have arrived, bool [fragments], as far as this says."""
@@ -69,3 +98,9 @@ class Arrived:
         if window == 0:
             raise FrameError(DropReason.NOT_KNOWN, "a window of no fragments")
         return cls(opcode, base, window, body[ARRIVED.size :])
+
+
+def _bitmap(there: NDArray[np.bool_]) -> bytes:
+    """Return bits as the body has them, up to the last that is set."""
+    ones = np.flatnonzero(there)
+    return np.packbits(there[: int(ones[-1]) + 1 if len(ones) else 0]).tobytes()

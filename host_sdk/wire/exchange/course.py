@@ -11,7 +11,7 @@ from host_sdk.wire.errors import NapuError, status_error
 from host_sdk.wire.exchange.answers import NO_BODIES, Answers, Event
 from host_sdk.wire.exchange.arrived import Arrived
 from host_sdk.wire.exchange.collecting import Collector
-from host_sdk.wire.exchange.flight import NOT_SENT, THERE
+from host_sdk.wire.exchange.fragments import Fragments
 from host_sdk.wire.exchange.notices import notice
 from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip
 from host_sdk.wire.exchange.reassembly import Reassembler
@@ -69,8 +69,9 @@ class Course:
         self.peer, self.opcode, self.reply = peer, opcode, int(opcode) | REPLY_BIT
         self._limits, self._round_trip, self._shared, self._events = limits, round_trip, shared, shared.events
         self.slots = Slots(1, 0, shared.draw)
-        self.sender = Sender(peer, self.slots, round_trip)
-        self.collector = Collector(peer, self.reply, limits.fragments, shared.reassembler)
+        self._fragment_trip = RoundTrip(limits)  # from when a fragment was sent, or asked for, to news of it
+        self.sender = Sender(peer, self.slots, round_trip, self._fragment_trip)
+        self.collector = Collector(peer, self.reply, limits, shared.reassembler, self._fragment_trip)
         self.refusals: dict[int, NapuError] = {}
         self.late = self.gone = False
         self._look_at = 0
@@ -93,7 +94,7 @@ class Course:
         """Begin anew, with what waits and nothing outstanding."""
         waiting = self.sender.waiting
         self.slots = Slots(bounds.window, bounds.following, self._shared.draw)
-        self.sender = sender = Sender(self.peer, self.slots, self._round_trip)
+        self.sender = sender = Sender(self.peer, self.slots, self._round_trip, self._fragment_trip)
         sender.session, sender.fragment_size, sender.fragments = bounds.session, bounds.fragment_size, bounds.fragments
         sender.waiting, sender.whole_only = waiting, whole_only
         self.gone, self._long_answers, self.late = False, False, True
@@ -184,7 +185,7 @@ class Course:
 
     def _ask(self, slot: int, now: int, _: Any) -> None:
         self._back_off(slot, now)
-        self._ask_for_rest(slot)
+        self._ask_for_rest(slot, now)
 
     def _back_off(self, slot: int, now: int) -> None:
         slots = self.slots
@@ -198,21 +199,24 @@ class Course:
         slots.put_down(slot)
         flight = slots.flights[slot]
         if flight.fragments > 1:
-            flight.sent[slots.rows[slot]] = THERE
+            flight.board(int(slots.rows[slot])).complete()
         self.sender.wake(slot, now + max(retry_after, int(slots.rtos[slot])))
 
     def _fill(self, slot: int, now: int, arrived: Arrived) -> None:
         """Send what a GRANT shows to be lost: what was sent before something else that has arrived (RFC 8985)."""
         slots = self.slots
         flight, row = slots.flights[slot], int(slots.rows[slot])
-        self.sender.wake(slot, now + int(slots.rtos[slot]))
         if flight.fragments == 1:
+            self.sender.wake(slot, now + int(slots.rtos[slot]))
             return
         slots.bounds[slot] = min(arrived.base + arrived.window, flight.fragments)
-        lost = flight.take_arrived(row, arrived.have(flight.fragments))
-        sent = flight.sent[row]
-        slots.carry(slot, int(np.count_nonzero(sent >= 0)) + int(slots.held[slot]))
-        slots.upto[slot] = int(np.argmax(sent == NOT_SENT)) if (sent == NOT_SENT).any() else flight.fragments
+        board = flight.board(row)
+        lost, sent = board.take(arrived)
+        if sent is not None:
+            self._fragment_trip.measure(now - sent)
+        slots.carry(slot, len(board.under_way()) + int(slots.held[slot]))
+        slots.upto[slot] = board.first_unsent()
+        self.sender.pace(slot, now)
         if len(lost):
             slots.transmissions[slot] += 1
             self.sender.repeat(slot, lost)
@@ -225,7 +229,7 @@ class Course:
         self.collector.forget(slot)
         self._make_room(slot)
         if flight.fragments > 1:
-            flight.sent[row] = NOT_SENT
+            flight.board(row).restart()
         slots.upto[slot], slots.bounds[slot] = 0, flight.fragments
         slots.put_down(slot)
         slots.transmissions[slot] += 1
@@ -269,22 +273,23 @@ class Course:
         self.ease()
 
     def forget(self, slot: int) -> None:
-        """Forget what was refused or has arrived in part of an answer."""
+        """Forget what was refused, what has arrived in part of an answer, and what of the request."""
         self.refusals.pop(slot, None)
         self._busy.discard(slot)
         self.collector.forget(slot)
 
-    def _collect(self, slot: int, now: int, part: tuple[Header, bytes]) -> None:
-        self.slots.put_down(slot)
-        self.sender.wake(slot, now + int(self.slots.rtos[slot]))
-        message, stalls = self.collector.add(slot, *part, now)
+    def _collect(self, slot: int, now: int, fragments: Fragments) -> None:
+        slots = self.slots
+        slots.put_down(slot)
+        message, stalls = self.collector.add(slot, fragments, now)
+        self.sender.pace(slot, now)
         if message:
             self.answered(slot, message, now)
         elif stalls:
-            self._ask_for_rest(slot)
+            self._ask_for_rest(slot, now)
 
-    def _ask_for_rest(self, slot: int) -> None:
-        arrived = self.collector.arrived(slot)
+    def _ask_for_rest(self, slot: int, now: int) -> None:
+        arrived = self.collector.ask(slot, now)
         if arrived:
             self.sender.notify(notice(Opcode.RESEND, self._about(slot), arrived.encode()))
 

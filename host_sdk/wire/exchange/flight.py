@@ -8,19 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host_sdk.wire.errors import LocalProtocolError
+from host_sdk.wire.exchange.scoreboard import Scoreboard
 from host_sdk.wire.header import HEADER_DTYPE, Header
 from host_sdk.wire.links.base import FrameBatch
-from host_sdk.wire.message import MAX_FRAGMENTS, crcs_of
-from host_sdk.wire.records import StridedView
+from host_sdk.wire.message import LONG, MAX_FRAGMENTS, crcs_of
+from host_sdk.wire.records import StridedView, StridedViews
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, MAX_MESSAGE, Flag
 
 Bodies = NDArray[np.uint8] | list[bytes]
 _CRC, _ONCE = int(Flag.CRC), int(Flag.ONCE)
 _NUMBER = struct.Struct(">Q")
 _NUMBER_AT, _FRAGMENT_AT, _FRAGMENT_END = 8, 24, 26
-NOT_SENT, THERE = -1, -2  # of a fragment, in place of the time when it was sent
-_NO_FRAGMENTS: NDArray[np.int64] = np.empty(0, np.int64)
-_NONE_SENT: NDArray[np.int64] = np.empty((0, 0), np.int64)
 
 
 class Flight:
@@ -37,8 +35,6 @@ class Flight:
         count: Requests.
         taken: How many of them have an id.
         fragments: Frames of each; 0 until :meth:`prepare`.
-        sent: Of each fragment that is under way, when it was last sent, int64 [n, fragments], else NOT_SENT or THERE;
-            for requests of several fragments.
 
     Raises:
         LocalProtocolError: A value does not fit, or a body is too long.
@@ -46,6 +42,7 @@ class Flight:
 
     __slots__ = (
         *(
+            "_boards",
             "_parts",
             "_pdus",
             "_records",
@@ -58,14 +55,14 @@ class Flight:
             "have",
             "header",
         ),
-        *("once", "sent", "size", "submitted", "taken", "tokens"),
+        *("once", "size", "submitted", "taken", "tokens"),
     )
 
     def __init__(self, header: Header, bodies: Bodies, tokens: NDArray[np.int64], submitted: int, expires: int) -> None:
         self.header, self.tokens, self.submitted, self.expires = header, tokens, submitted, expires
         self.once, self.has_crc = bool(header.flags & _ONCE), bool(header.flags & _CRC)
         self.count, self.taken, self.fragments, self.size = len(bodies), 0, 0, 0
-        self.sent: NDArray[np.int64] = _NONE_SENT
+        self._boards: dict[int, Scoreboard] = {}  # of requests of several fragments that have an id, by row
         self._tail = CRC_SIZE if self.has_crc else 0
         self._parts: list[bytes] | None = None
         self._sizes: NDArray[np.int64] | None = None
@@ -110,8 +107,6 @@ class Flight:
             self._sizes = np.delete(self._sizes, row)
         if self.fragments:
             self._records = self._pdus.view(np.dtype((np.void, self._pdus.shape[1])))[:, 0]
-        if self.fragments > 1:
-            self.sent = np.delete(self.sent, row, axis=0)
 
     def prepare(self, session: int, fragment_size: int, template: bytes | None = None) -> bytes:
         """Fix how the requests are sent; return the header that they share, which spares the next flight encoding it.
@@ -132,8 +127,6 @@ class Flight:
         if self._sizes is not None:
             self._pdus[:, :HEADER_SIZE].view(HEADER_DTYPE)["length"][:, 0] = self._sizes - HEADER_SIZE
         self._records = self._pdus.view(np.dtype((np.void, self._pdus.shape[1])))[:, 0]
-        if self.fragments > 1:
-            self.sent = np.full((self.count, self.fragments), NOT_SENT, np.int64)
         return template
 
     def _lay_out(self, parts: list[bytes]) -> None:
@@ -166,22 +159,12 @@ class Flight:
             size = len(pdu) if self._sizes is None else int(self._sizes[row])
             pdu[size - CRC_SIZE : size] = _crc_bytes(pdu[: size - CRC_SIZE])
 
-    def take_arrived(self, row: int, have: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Take in which fragments of a request have arrived, bool [fragments]; return those that are lost, int64 [n].
-
-        Lost is what was sent before another fragment that has arrived since: a round trip has passed (RFC 8985). What
-        had arrived and is missing now was given up by its receiver; it is as if it had not been sent.
-        """
-        sent = self.sent[row]
-        times = np.where(have, sent, NOT_SENT)
-        newest = int(times.max())
-        sent[~have & (sent == THERE)] = NOT_SENT
-        sent[have] = THERE
-        if newest < 0:
-            return _NO_FRAGMENTS
-        last = np.flatnonzero(times == newest)[-1]
-        older = (sent < newest) | ((sent == newest) & (np.arange(len(sent)) < last))
-        return np.flatnonzero((sent >= 0) & older)
+    def board(self, row: int) -> Scoreboard:
+        """Return what became of the fragments of a request that has an id, and several of them."""
+        board = self._boards.get(row)
+        if board is None:
+            board = self._boards[row] = Scoreboard(self.fragments)
+        return board
 
     def pdu(self, row: int) -> memoryview:
         """Return the PDU of a request that has one fragment."""
@@ -210,8 +193,8 @@ class Flight:
 
 def _crc_bytes(covered: memoryview | NDArray[np.uint8]) -> bytes:
     """Return the CRC of a message behind its header, whose fragment and credits are 0."""
-    data = bytes(covered)
-    crc: int = google_crc32c.extend(google_crc32c.value(data[HEADER_SIZE:]), data[:HEADER_SIZE])
+    data = np.asarray(covered) if len(covered) > LONG else bytes(covered)
+    crc: int = google_crc32c.extend(google_crc32c.value(data[HEADER_SIZE:]), bytes(data[:HEADER_SIZE]))
     return crc.to_bytes(CRC_SIZE, "big")
 
 
@@ -233,8 +216,7 @@ class FrameWriter:
     def __init__(self, peer: int) -> None:
         self._peer = peer
         self._headers = StridedView(HEADER_SIZE)
-        self._wholes: dict[int, StridedView] = {}
-        self._bodies: dict[int, StridedView] = {}
+        self._wholes, self._bodies = StridedViews(), StridedViews(HEADER_SIZE)
 
     def whole(self, flight: Flight, row: int, count: int, buffers: FrameBatch, at: int) -> None:
         """Write so many requests of one frame each, from a row on, into the buffers from ``at`` on."""
@@ -242,7 +224,7 @@ class FrameWriter:
         sizes = flight.sizes(row, count)
         if isinstance(sizes, int):
             records = flight.records(row, count)
-            self._view(self._wholes, records.dtype.itemsize, 0).of(buffers.memory)[buffers.starts[at:end]] = records
+            self._wholes.of(buffers.memory, records.dtype.itemsize)[buffers.starts[at:end]] = records
         else:
             for index, start in enumerate(buffers.starts[at:end].tolist()):
                 pdu = flight.pdu(row + index)
@@ -269,13 +251,5 @@ class FrameWriter:
             starts, which = starts[:-1], which[:-1]
         if len(which):
             pieces = StridedView(size).of(message)[which * size]
-            self._view(self._bodies, size, HEADER_SIZE).of(buffers.memory)[starts] = pieces
+            self._bodies.of(buffers.memory, size)[starts] = pieces
         buffers.peers[at:end] = self._peer
-
-    @staticmethod
-    def _view(views: dict[int, StridedView], size: int, offset: int) -> StridedView:
-        if size not in views:
-            if len(views) >= 256:  # sizes of a flood of media; the common ones are learnt again
-                views.clear()
-            views[size] = StridedView(size, offset)
-        return views[size]

@@ -12,6 +12,7 @@ class RequesterLimits:
     Attributes:
         window: Requests outstanding at one appliance at most, whatever credit it grants.
         fragments: Fragments of an answer that it may send before it is asked for more.
+        asked_fragments: Fragments that it is asked for at once, of all long answers of one session together.
         first_rto_ns: Retransmission timeout before the round trip is known; and of CONTROL, which may take its time.
         min_rto_ns: Smallest retransmission timeout.
         max_rto_ns: Largest one, that back-off ends at.
@@ -19,6 +20,7 @@ class RequesterLimits:
 
     window: int = 64
     fragments: int = FIRST_FRAGMENTS
+    asked_fragments: int = 512
     first_rto_ns: int = 250_000_000
     min_rto_ns: int = 10_000_000
     max_rto_ns: int = 1_000_000_000

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host_sdk.wire.errors import FrameError, LocalProtocolError, NapuError, status_error
-from host_sdk.wire.exchange.alike import Alike
+from host_sdk.wire.exchange.alike import Alike, alike, all_same
 from host_sdk.wire.exchange.answers import Event
 from host_sdk.wire.exchange.course import Shared
 from host_sdk.wire.exchange.flight import Bodies, write_pdu
+from host_sdk.wire.exchange.fragments import Fragments, have_several, sound_runs
 from host_sdk.wire.exchange.gathering import Gatherings
 from host_sdk.wire.exchange.opening import Opening, path_sizes
 from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip
@@ -287,20 +288,38 @@ class Requester:
         long_enough = batch.lengths >= HEADER_SIZE
         if not long_enough.all():
             self._bad += len(batch) - int(np.count_nonzero(long_enough))
-            batch = _chosen(batch, np.flatnonzero(long_enough))
+            batch = batch.take(np.flatnonzero(long_enough))
             if not len(batch):
                 return
         words = self._headers.of(batch.memory)[batch.starts].view(np.uint64).reshape(-1, 4)
         differ = np.bitwise_or.reduce(words ^ words[0], axis=0).tolist()
-        if not (differ[0] or differ[2] or differ[3]) and _same(batch.lengths) and _same(batch.peers):
+        if not (differ[0] or differ[2] or differ[3]) and all_same(batch.lengths) and all_same(batch.peers):
             self._take_alike(batch, now, words[:, 1].byteswap())
             return
-        rows = zip(batch.peers.tolist(), batch.lengths.tolist(), words.tolist(), strict=True)
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, (peer, size, row) in enumerate(rows):
-            groups.setdefault((peer, size, row[0], row[2], row[3]), []).append(index)
-        for chosen in groups.values():
-            self._take_alike(_chosen(batch, np.array(chosen)), now, words[chosen, 1].byteswap())
+        self._take_mixed(batch, words, now)
+
+    def _take_mixed(self, batch: FrameBatch, words: NDArray[np.uint64], now: int) -> None:
+        """Take frames of several kinds, whose headers are given as words, uint64 [n, 4]."""
+        several = have_several(words)
+        if several.any():
+            runs, bad = sound_runs(batch.take(several), words[several], self._smallest)
+            self._bad += bad
+            for run in runs:
+                self._take_run(run, now)
+            batch, words = batch.take(~several), words[~several]
+        for same in alike(batch, words):
+            self._take_alike(batch.take(same), now, words[same, 1].byteswap())
+
+    def _take_run(self, run: Fragments, now: int) -> None:
+        """Take sound fragments of one message that came together."""
+        peer = int(run.batch.peers[0])
+        window = self._window(peer, run.header)
+        if window is None or run.header.opcode != window.reply:
+            for index in range(len(run)):
+                self._take(peer, run.batch.pdu(index).tobytes(), now)
+            return
+        window.take_fragments(run, now)
+        self._check_session(window)
 
     def _take_alike(self, batch: FrameBatch, now: int, ids: NDArray[np.uint64] | None = None) -> None:
         """Take frames that are alike but for their request and their body: one, or with their ids many."""
@@ -361,7 +380,12 @@ class Requester:
                 self._stale += 1
         except FrameError:
             self._bad += 1
-        if window and window.gone:
+        if window:
+            self._check_session(window)
+
+    def _check_session(self, window: RequestWindow) -> None:
+        """Fail all requests of a session that an answer said is not open."""
+        if window.gone:
             window.lose(status_error(Status.UNKNOWN_SESSION, "the session is gone; the appliance may have restarted"))
             self._kinds.clear()
 
@@ -423,11 +447,3 @@ class Requester:
         for appliance in self._appliances.values():
             yield appliance.window
             yield appliance.control
-
-
-def _same(values: NDArray[np.int64] | NDArray[np.uint64]) -> bool:
-    return bool((values == values[0]).all())
-
-
-def _chosen(batch: FrameBatch, which: NDArray[np.int64]) -> FrameBatch:
-    return FrameBatch(batch.memory, batch.starts[which], batch.lengths[which], batch.peers[which])

@@ -5,8 +5,9 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from host_sdk.wire.exchange.flight import NOT_SENT, Flight, FrameWriter
+from host_sdk.wire.exchange.flight import Flight, FrameWriter
 from host_sdk.wire.exchange.pace import RoundTrip
+from host_sdk.wire.exchange.scoreboard import Scoreboard
 from host_sdk.wire.exchange.slots import NEVER, Slots
 from host_sdk.wire.exchange.states import REQUEST_RULES, RequestAction, RequestEvent, RequestState
 from host_sdk.wire.links.base import FrameBatch
@@ -24,6 +25,8 @@ class Sender:
         peer: Whom it is for.
         slots: The requests that have an id.
         round_trip: Retransmission timeout of new requests.
+        fragment_trip: And of their fragments, once it is known: how long a whole request takes does not say how soon
+            one of its fragments is missed.
 
     Attributes:
         session: Session of new requests.
@@ -35,12 +38,12 @@ class Sender:
         timer: When something is to be done about a request at the earliest; never later than that, but maybe earlier.
     """
 
-    def __init__(self, peer: int, slots: Slots, round_trip: RoundTrip) -> None:
+    def __init__(self, peer: int, slots: Slots, round_trip: RoundTrip, fragment_trip: RoundTrip) -> None:
         self.session, self.fragment_size, self.fragments, self.credits = 0, 0, 0, 0
         self.whole_only = False
         self.waiting: deque[Flight] = deque()
         self.timer = NEVER
-        self._slots, self._round_trip = slots, round_trip
+        self._slots, self._round_trip, self._fragment_trip = slots, round_trip, fragment_trip
         self._writer = FrameWriter(peer)
         self._notices: deque[bytes] = deque()
         self._again: deque[tuple[int, int, NDArray[np.int64]]] = deque()  # slot, id, fragments
@@ -95,6 +98,17 @@ class Sender:
         wake = min(due, int(self._slots.expires[slot]))
         self._slots.wakes[slot] = wake
         self.timer = min(self.timer, wake)
+
+    def pace(self, slot: int, now: int) -> None:
+        """Set the timeout of a request of several fragments, parts of which are on their way in either direction."""
+        slots, flight = self._slots, self._slots.flights[slot]
+        if not flight.once and slots.upto[slot] >= flight.fragments:
+            # Nobody says that it is worked on, and to ask too early means to send it all again.
+            took = now - int(slots.began[slot])
+            slots.rtos[slot] = max(self._round_trip.rto_ns, 2 * took)
+        elif self._fragment_trip.smoothed_ns is not None:
+            slots.rtos[slot] = self._fragment_trip.rto_ns
+        self.wake(slot, now + int(slots.rtos[slot]))
 
     def forget(self) -> None:
         """Drop all that is queued."""
@@ -159,21 +173,30 @@ class Sender:
                 self._writer.one(flight.pdu(row), buffers, at)
                 at += 1
             return at
-        sent = flight.sent[row]
-        which = which[((sent[which] >= 0) & (which < slots.bounds[slot])) | (which == last)]
-        if len(which) and which[-1] == last and sent[last] < 0:  # else it takes a place already
+        board = flight.board(row)
+        which = which[(board.sent(which) & (which < slots.bounds[slot])) | (which == last)]
+        if len(which) and which[-1] == last and not board.sent(which[-1:])[0]:  # else it takes a place already
+            self._withdraw(slot, board)
             if not self._take_places(slot, 0 if slots.held[slot] else 1):
-                which = np.flatnonzero(sent >= 0)
+                which = board.under_way()
             else:
-                slots.held[slot], sent[last] = False, now
+                slots.held[slot] = False
+                board.send(which[-1:], now)
         chosen = which[: len(buffers) - at]
         if not len(chosen):
             return at
         self._writer.fragments(flight, row, chosen, buffers, at)
-        sent[chosen] = now
+        board.send(chosen, now)
         if len(chosen) < len(which):
             self._again.appendleft((slot, number, which[len(chosen) :]))
         return at + len(chosen)
+
+    def _withdraw(self, slot: int, board: Scoreboard) -> None:
+        """Give back the places of fragments whose receiver now wants none from so far on: their timeout has passed."""
+        slots = self._slots
+        board.withdraw(int(slots.bounds[slot]))
+        slots.carry(slot, len(board.under_way()) + int(slots.held[slot]))
+        slots.upto[slot] = board.first_unsent()
 
     def _take_places(self, slot: int, more: int) -> bool:
         """Take places for more fragments of a request; return whether there are as many."""
@@ -196,16 +219,16 @@ class Sender:
         places, last = self.fragments - slots.carried, flight.fragments - 1
         if last == 0:
             return _ONLY[: max(0, places) if slots.under_way[slot] == 0 else 0]
-        first, sent = int(slots.upto[slot]), flight.sent[slots.rows[slot]]
-        unsent = sent[last] == NOT_SENT
+        board = flight.board(int(slots.rows[slot]))
+        unsent = board.last_unsent
         places -= int(unsent and not slots.held[slot])
         if places < 0:
             return _ONLY[:0]
-        left = first + np.flatnonzero(sent[first:last] == NOT_SENT)
-        which = left[:places]
-        which = which[which < bound]
+        which: NDArray[np.int64] = board.unsent(bound, places)
+        if not unsent or last >= bound:
+            return which
         alone = self.fragments == 1 and not len(which)  # there is no other place
-        return np.append(which, last) if unsent and (alone or (len(which) == len(left) and last < bound)) else which
+        return np.append(which, last) if alone or len(which) == board.left else which
 
     def _write_unfinished(self, buffers: FrameBatch, at: int, now: int) -> int:
         """Send on the first of the requests that have fragments left, as has_work found that it may be."""
@@ -221,14 +244,15 @@ class Sender:
             slots.upto[slot] = 1
             self._writer.one(flight.pdu(row), buffers, at)
             return at + 1
-        sent, ends = flight.sent[row], bool(which[-1] == last)
-        unsent = sent[last] == NOT_SENT
+        board, ends = flight.board(row), bool(which[-1] == last)
+        unsent = board.last_unsent
         slots.carry(slot, int(slots.under_way[slot]) + len(which) - ends + int(unsent and not slots.held[slot]))
         slots.held[slot] = unsent and not ends
         self._writer.fragments(flight, row, which, buffers, at)
-        sent[which] = now
-        left = np.flatnonzero(sent == NOT_SENT)
-        slots.upto[slot] = left[0] if len(left) else flight.fragments
+        board.send(which, now)
+        slots.upto[slot] = board.first_unsent()
+        if not flight.once:
+            self.pace(slot, now)
         if slots.upto[slot] >= min(int(slots.bounds[slot]), flight.fragments):
             self._unfinished.popleft()
         return at + len(which)

@@ -14,6 +14,7 @@ from host_sdk.wire.exchange.answers import Answers
 from host_sdk.wire.exchange.arrived import Arrived
 from host_sdk.wire.exchange.course import UNIT_NS, Course, Shared
 from host_sdk.wire.exchange.flight import Bodies, Flight
+from host_sdk.wire.exchange.fragments import Fragments
 from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip
 from host_sdk.wire.exchange.slots import NEVER
 from host_sdk.wire.exchange.states import RequestEvent
@@ -195,7 +196,7 @@ class RequestWindow:
         slots, good = known.find_all(ids)
         if not good.all():
             self.stale += len(good) - int(np.count_nonzero(good))
-            batch, slots = _chosen(batch, good), slots[good]
+            batch, slots = batch.take(good), slots[good]
         pdus = alike.gather(batch)
         # A damaged flag would otherwise turn off the check that finds the damage.
         sound = alike.sound(pdus) if alike.has_crc and len(pdus) else ~known.need_crc[slots]
@@ -234,6 +235,20 @@ class RequestWindow:
         self._course.grant(alike.header.credits)
         self._course.happen(slot, RequestEvent.ANSWER, now, (alike.bodies(pdus), alike.trailers(pdus), None))
 
+    def take_fragments(self, fragments: Fragments, now: int) -> None:
+        """Take fragments of one answer that came together."""
+        header = fragments.header
+        slot = self._course.slots.find(header.request)
+        if slot < 0:
+            self.stale += len(fragments)
+        elif self._course.slots.need_crc[slot] and not header.flags & Flag.CRC:
+            self.damaged += len(fragments)
+        else:
+            try:
+                self._course.happen(slot, RequestEvent.PART, now, fragments)
+            except FrameError:
+                self.damaged += 1  # the message, or they contradict those before; it is asked for again in its time
+
     # ---- frames one by one ---------------------------------------------------------------------------------------
 
     def take(self, header: Header, pdu: bytes, now: int) -> None:
@@ -271,14 +286,10 @@ class RequestWindow:
             raise FrameError(Status.BAD_CRC, "a reply without the CRC that its request had")
         payload = pdu[HEADER_SIZE : HEADER_SIZE + header.payload_size]
         if header.fragments > 1:
-            self._course.happen(slot, RequestEvent.PART, now, (header, payload))
+            self._course.happen(slot, RequestEvent.PART, now, Fragments.single(header, payload))
         else:
             self._course.answered(slot, decode_message(header, payload), now)
 
 
 def _seconds(flight: Flight) -> str:
     return f"{(flight.expires - flight.submitted) / 1e9:g} s"
-
-
-def _chosen(batch: FrameBatch, which: NDArray[np.bool_]) -> FrameBatch:
-    return FrameBatch(batch.memory, batch.starts[which], batch.lengths[which], batch.peers[which])

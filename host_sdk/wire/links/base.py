@@ -38,6 +38,10 @@ class FrameBatch:
         """Return a view without the first ``count`` frames."""
         return FrameBatch(self.memory, self.starts[count:], self.lengths[count:], self.peers[count:])
 
+    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> "FrameBatch":
+        """Return the frames at ``index``, in the same memory."""
+        return FrameBatch(self.memory, self.starts[index], self.lengths[index], self.peers[index])
+
     def pdu(self, index: int) -> NDArray[np.uint8]:
         """Return a view of one PDU, uint8 [length]."""
         start = int(self.starts[index])
