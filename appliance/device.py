@@ -31,7 +31,7 @@ from host_sdk.wire.message import Message, fragment_size_for
 from host_sdk.wire.schema import HEADER_SIZE
 
 # How long the dataplane looks for more frames, in ns, before it sleeps.
-POLL_MODES = {"block": 0, "adaptive": 100_000, "busy": float("inf")}
+POLL_MODES = {"block": 0, "adaptive": 200_000, "busy": float("inf")}
 MAX_QUEUED_BYTES = 256 * 1024 * 1024  # memory that the queue of one pipeline may take
 
 

@@ -23,7 +23,7 @@ from host_sdk.wire.schema import MAX_TENANT
 
 Now = Callable[[], int]
 ROUNDS = 16  # batches that are drained at one call at most, so that a flood cannot keep the caller from its timers
-_LOOK_NS = 150_000  # that an owner who waits looks for frames itself, which is faster than to be woken
+_LOOK_NS = 300_000  # that an owner who waits looks for frames itself, which is faster than to be woken
 _LOOKS = len(os.sched_getaffinity(0)) > 1  # else it would keep the processor from those it waits for
 _FULL_NS = 100_000  # pause when the link has no buffers left
 

@@ -184,7 +184,7 @@ class PreparedWindow:
             self._waits[place] = False
             self.outstanding -= 1
             self.lost += not good
-        return Answered(self._due[place : place + good], now)
+        return Answered(self._due[place : place + good].copy(), now)  # the place is used again
 
     def abandon(self) -> None:
         """Give up what is outstanding, as lost."""
