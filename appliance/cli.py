@@ -24,7 +24,7 @@ from appliance.pipelines.manifest import parse_manifest
 from appliance.pipelines.package import MANIFEST_NAME, pack_directory
 from appliance.profile import available_profiles, load_profile
 from firmware.boot.rom import boot
-from firmware.image import IMAGE_OBJECT, build_image
+from firmware.image import IMAGE_OBJECT, MAX_IMAGE, build_image
 from host_sdk.wire.errors import ConfigError, NapuError
 from host_sdk.wire.links.auto import SPECS, open_link
 from host_sdk.wire.links.base import Link
@@ -72,7 +72,8 @@ def factory_pipelines() -> list[Path]:
 
 def launcher(flash: Flash) -> Launcher:
     """Return what boots the firmware from the image in a flash, read anew at each boot."""
-    return lambda bus_fd, irq_fd, epoch: boot(flash.read(IMAGE_OBJECT), bus_fd, irq_fd, epoch)
+    # One byte more than an image can have: the boot ROM sees that an endless one is, without all of it.
+    return lambda bus_fd, irq_fd, epoch: boot(flash.read(IMAGE_OBJECT, 0, MAX_IMAGE + 1), bus_fd, irq_fd, epoch)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import host_sdk.wire
-from firmware.image.format import Image, read_image
+from firmware.image.development import DEVELOPMENT_POLICY
+from firmware.image.format import Image
+from firmware.image.policy import Policy
+from firmware.image.verify import verify_image
 from host_sdk.wire.errors import DeviceError
 
 _FIRST_STAGE = Path(__file__).with_name("first_stage.py")
@@ -16,7 +19,9 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 _ENVIRONMENT = {"LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def boot(image_bytes: bytes, bus_fd: int, irq_fd: int, epoch: int) -> subprocess.Popen[bytes]:
+def boot(
+    image_bytes: bytes, bus_fd: int, irq_fd: int, epoch: int, policy: Policy = DEVELOPMENT_POLICY
+) -> subprocess.Popen[bytes]:
     """Verify an image and start it.
 
     The firmware's own code comes from the image alone, out of sealed memory; ``host_sdk.wire`` and the board's
@@ -29,15 +34,16 @@ def boot(image_bytes: bytes, bus_fd: int, irq_fd: int, epoch: int) -> subprocess
         bus_fd: The firmware's end of the bus.
         irq_fd: The firmware's end of the interrupt line.
         epoch: Number of this boot.
+        policy: What the board takes; by default what is signed with the published development keys, too.
 
     Returns:
         The process; the caller reads its ``stdout`` and waits for it.
 
     Raises:
-        DeviceError: The image is refused.
+        ImageError: The image is refused; one class for each cause.
         OSError: The system is out of something.
     """
-    image = read_image(image_bytes)
+    image = verify_image(image_bytes, policy)
     memory = _sealed_memory(image, epoch)
     try:
         return subprocess.Popen(

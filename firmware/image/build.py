@@ -4,9 +4,11 @@ import io
 import zipfile
 from pathlib import Path
 
-from firmware.image.format import encode_image
+from firmware.image.development import development_signer
+from firmware.image.format import Content, Terms, encode_image
+from firmware.image.keys import Signer
 from firmware.version import VERSION
-from host_sdk.wire.errors import DeviceError
+from host_sdk.wire.errors import ConfigError, DeviceError
 
 SOURCES = Path(__file__).parents[1]
 NAME = "napu"
@@ -17,17 +19,23 @@ _VERSION_TEXT = '"""The version of this firmware."""\n\nVERSION = "{}"\n'
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 _UNIX = 3
 _MODE = 0o100644
+_TERMS = Terms()
 
 
-def build_image(version: str = VERSION, source: Path = SOURCES) -> bytes:
-    """Build an image.
+def build_image(
+    version: str = VERSION, source: Path = SOURCES, terms: Terms = _TERMS, signer: Signer | None = None
+) -> bytes:
+    """Build a signed image.
 
     Args:
         version: What the firmware shall say that it is.
         source: Directory of the ``firmware`` package.
+        terms: Where and for how long it may be booted.
+        signer: Key to sign with; the published development key if None.
 
     Raises:
-        DeviceError: The sources cannot be read, or the image would be refused.
+        DeviceError: The sources cannot be read.
+        ConfigError: The version, the terms or the sources' size is not one that an image can have.
     """
     files = _read_sources(source)
     files[_VERSION_FILE] = _VERSION_TEXT.format(version).encode()
@@ -38,7 +46,8 @@ def build_image(version: str = VERSION, source: Path = SOURCES) -> bytes:
             entry.create_system = _UNIX
             entry.external_attr = _MODE << 16
             archive.writestr(entry, files[name])
-    return encode_image(NAME, version, ENTRY, {"files": str(len(files))}, buffer.getvalue())
+    content = Content(NAME, version, ENTRY, {"files": str(len(files))}, buffer.getvalue())
+    return encode_image(content, terms, signer or development_signer())
 
 
 def _read_sources(source: Path) -> dict[str, bytes]:
@@ -47,5 +56,5 @@ def _read_sources(source: Path) -> dict[str, bytes]:
     except OSError as error:
         raise DeviceError(f"the firmware's sources in {source} cannot be read: {error}") from None
     if "main.py" not in files:
-        raise DeviceError(f"{source} has no main.py; give the directory of the firmware package")
+        raise ConfigError(f"{source} has no main.py; give the directory of the firmware package")
     return files
