@@ -33,6 +33,8 @@ from appliance.board.regmap import (
     SERVICE_DATA,
     SERVICE_RESULT,
     SERVICE_STATUS,
+    WATCHDOG_KICK,
+    WATCHDOG_PERIOD,
     CommandStatus,
     FlashCommand,
     Interrupt,
@@ -186,6 +188,14 @@ class Hal:
         """Enable the interrupts and tell the hardware that the mailbox is being answered."""
         self._bus.write(IRQ_ENABLE.address, Interrupt.MAILBOX_RX | Interrupt.MAILBOX_TX)
         self._bus.write(READY.address, 1)
+
+    def start_watchdog(self, period_ms: int) -> None:
+        """Be reset from now on whenever the watchdog is not kicked for so many ms; 0 turns it off."""
+        self._bus.write(WATCHDOG_PERIOD.address, period_ms)
+
+    def kick_watchdog(self) -> None:
+        """Say that the firmware makes progress."""
+        self._bus.write(WATCHDOG_KICK.address, 1)
 
     def acknowledge_interrupts(self) -> None:
         """Clear the line and what is pending; whatever was pending is to be looked after now."""

@@ -22,6 +22,9 @@ from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import Opcode, Status
 
 _log = logging.getLogger(__name__)
+WATCHDOG_MS = 8000  # far longer than any work of the firmware's own; what the hardware takes does not count
+TURN_MS = 2000  # an idle main loop turns so often, which is when it kicks
+_TURN_NS = TURN_MS * 1_000_000
 REMEMBERED = 64  # answers that a retransmitted CONTROL gets again
 
 
@@ -42,6 +45,8 @@ class Firmware:
         self._answers: OrderedDict[tuple[int, int], tuple[Status, bytes]] = OrderedDict()  # by peer and request
         self._unsent: Letter | None = None
         self._stopping = False
+        self._clock = clock
+        self._turn_at = 0
 
     def boot(self) -> None:
         """Bring the pipelines back, then tell the hardware and the network that the firmware is there.
@@ -50,6 +55,7 @@ class Firmware:
             ClosedError: The hardware has gone.
         """
         _log.info("firmware %s, epoch %d, %s", VERSION, self._hal.epoch(), self._hal.reset_reason().name)
+        self._hal.start_watchdog(WATCHDOG_MS)
         self._pipelines.restore()
         self._hal.announce_ready()
         status, identity = self._control.execute("identity", {})
@@ -71,7 +77,7 @@ class Firmware:
         # What was posted before interrupts were enabled has signalled nothing.
         self._work()
         while not self._stopping:
-            poll.poll()
+            poll.poll(TURN_MS)
             self._hal.acknowledge_interrupts()
             self._work()
 
@@ -79,8 +85,19 @@ class Firmware:
         """Let :meth:`run` end after the letter in hand: a handler for signals."""
         self._stopping = True
 
+    def _turn(self) -> None:
+        """Do what is due at every turn of the main loop, but no oftener than an idle one turns.
+
+        The watchdog is kicked here and nowhere else once the firmware is up: a handler that hangs is not kicked for.
+        """
+        now = self._clock()
+        if now >= self._turn_at:
+            self._turn_at = now + _TURN_NS
+            self._hal.kick_watchdog()
+
     def _work(self) -> None:
         while not self._stopping:
+            self._turn()
             if self._unsent and not self._post(self._unsent):
                 return
             letter = self._hal.receive()

@@ -19,6 +19,7 @@ from appliance.board.ports import FLASH_PORT, SERVICE_PORT, Hardware, flash_comm
 from appliance.board.process import SECOND_NS, Backoff, FirmwareProcess, Launcher
 from appliance.board.registers import RegisterFile
 from appliance.board.regmap import EPOCH, MAP, READY, RESET_REASON, RESETS, ResetReason
+from appliance.board.watchdog import Watchdog
 from appliance.clock import Clock
 from host_sdk.wire.errors import DeviceError, NoSpaceError
 
@@ -56,6 +57,8 @@ class Board:
         CommandPort(self._registers, FLASH_PORT, flash_commands(flash))
         CommandPort(self._registers, SERVICE_PORT, service_commands(hardware, self.counters, self._console_lines))
         self._registers.on_write(READY, self._set_ready)
+        self._watchdog = Watchdog(clock)
+        self._watchdog.attach(self._registers)
         self._selector = selectors.DefaultSelector()
         self._thread: threading.Thread | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -67,6 +70,7 @@ class Board:
         self._boots = 0
         self._epoch = self._stored_epoch()
         self._reason = ResetReason.POWER_ON
+        self._resets_by = {reason: 0 for reason in ResetReason if reason is not ResetReason.POWER_ON}
         self._stopping = False
         self._boot_at: int | None = None
         self._kill_at: int | None = None
@@ -101,6 +105,7 @@ class Board:
         """Return the board's counters by name; from any thread."""
         return {
             "firmware_resets": self.resets,
+            **{f"resets_{reason.name.lower()}": count for reason, count in self._resets_by.items()},
             "bus_transactions": self._bus.transactions,
             "bus_faults": self._registers.faults,
             "bus_broken": self._bus.broken,
@@ -149,9 +154,12 @@ class Board:
             if self._process and self._kill_at is not None and now >= self._kill_at:
                 self._process.kill()
                 self._kill_at = None
+            if self._process and self._watchdog.expired():
+                self._process.reset(self._watchdog.period_ms)
+                self._watchdog.stop()
 
     def _timeout(self) -> float | None:
-        timers = [timer for timer in (self._boot_at, self._kill_at) if timer is not None]
+        timers = [timer for timer in (self._boot_at, self._kill_at, self._watchdog.deadline_ns) if timer is not None]
         if not timers:
             return None
         return max(0, min(timers) - self._clock.now_ns()) / SECOND_NS
@@ -167,6 +175,8 @@ class Board:
     def _boot(self) -> None:
         self._boot_at = None
         self._next_epoch()
+        if self._reason in self._resets_by:
+            self._resets_by[self._reason] += 1
         self._registers.reset()
         self._registers.set_value(EPOCH, self._epoch)
         self._registers.set_value(RESETS, self.resets)
@@ -197,8 +207,10 @@ class Board:
             self._changed.notify_all()
 
     def _on_bus(self) -> None:
-        broken = self._bus.broken
-        if self._process and not self._bus.service():
+        broken, begun = self._bus.broken, self._clock.now_ns()
+        usable = self._bus.service()
+        self._watchdog.excuse(self._clock.now_ns() - begun)
+        if self._process and not usable:
             if self._bus.broken > broken:
                 self._process.kill()
             self._bury(self._process)
@@ -219,6 +231,7 @@ class Board:
                 self._selector.unregister(key.fileobj)
         self._bus.disconnect()
         self._interrupts.disconnect()
+        self._watchdog.stop()
         self._process = None
         self._set_ready(0)
         self._reason, how = process.bury()

@@ -35,12 +35,16 @@ class FakeHal:
         self.flash = FakeFlash(capacity)
         self.hardware = FakeHardware()
         self.failure: Exception | None = None
+        self.kicks = 0
 
     def epoch(self) -> int:
         return 3
 
     def resets(self) -> int:
         return 2
+
+    def kick_watchdog(self) -> None:
+        self.kicks += 1
 
     def facts(self) -> dict[str, Any]:
         return self.hardware.facts()
