@@ -180,6 +180,39 @@ print('resets', read(12), 'reason', read(16), 'period', read(0x500), flush=True)
     assert (counters["resets_watchdog"], counters["resets_killed"], counters["resets_exited"]) == (1, 0, 0)
 
 
+def test_the_throttle_register_sets_the_rate_within_bounds_and_a_reset_takes_it_back(
+    tmp_path: Path, mailbox: Mailbox
+) -> None:
+    hardware = FakeHardware()
+    script = """
+for value in (100, 25, 0, 4000000000):
+    write(0x608, value); print('rate', read(0x608), flush=True)
+if read(8) == 1:
+    write(0x608, 50); sys.exit(0)
+ready(); bus.recv(1)
+"""
+    board = Board(Flash(tmp_path, 1000), mailbox, hardware, launch(script), WallClock())
+    board.start()
+    try:
+        eventually(lambda: said(board).count("rate 100\nrate 25\nrate 1\nrate 100") == 2)
+        assert hardware.rates == [25, 1, 100, 50, 100, 25, 1, 100]
+    finally:
+        board.stop()
+
+
+def test_uptime_and_resets_by_reason_are_registers(make: Make) -> None:
+    board = make("""
+if read(8) == 1: sys.exit(3)
+if read(8) == 2: os.kill(os.getpid(), 9)
+print('uptime', read(0x20) < 20, 'resets', [read(a) for a in (0x24, 0x28, 0x2C)], 'rate', read(0x608), flush=True)
+ready(); bus.recv(1)
+""")
+    eventually(lambda: "uptime True resets [1, 1, 0] rate 100" in said(board))
+    counters = board.counters()
+    assert [counters[f"resets_{reason}"] for reason in ("exited", "killed", "watchdog")] == [1, 1, 0]
+    assert counters["firmware_resets"] == 2
+
+
 def test_a_command_that_takes_long_is_not_held_against_the_firmware(tmp_path: Path, mailbox: Mailbox) -> None:
     class SlowHardware(FakeHardware):
         def facts(self) -> dict[str, object]:
