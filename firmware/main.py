@@ -13,10 +13,12 @@ from appliance.board.regmap import SendStatus
 from firmware.control import Control, Services
 from firmware.hal import Hal, Letter
 from firmware.services.discovery import beacon, reply
+from firmware.services.health import Health
 from firmware.services.identity import Identity
 from firmware.services.logs import Logs, start_logging
 from firmware.services.pipelines import Pipelines
 from firmware.services.statistics import Statistics
+from firmware.services.throttle import Throttle
 from firmware.version import VERSION
 from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import Opcode, Status
@@ -41,7 +43,9 @@ class Firmware:
         self._hal = hal
         self._pipelines = Pipelines(hal)
         self._statistics = Statistics(hal, clock)
-        self._control = Control(Services(Identity(hal, digest), self._pipelines, self._statistics, Logs(hal)))
+        self._throttle = Throttle(hal)
+        identity, health = Identity(hal, digest), Health(hal, clock)
+        self._control = Control(Services(identity, self._pipelines, self._statistics, Logs(hal), health))
         self._answers: OrderedDict[tuple[int, int], tuple[Status, bytes]] = OrderedDict()  # by peer and request
         self._unsent: Letter | None = None
         self._stopping = False
@@ -94,6 +98,7 @@ class Firmware:
         if now >= self._turn_at:
             self._turn_at = now + _TURN_NS
             self._hal.kick_watchdog()
+            self._throttle.update()
 
     def _work(self) -> None:
         while not self._stopping:

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from host_sdk.cli.log_reader import LogEvent, LogLine, LogReader, Lost
-from host_sdk.cli.output import LabOption, LinkOption, client, err, failures
+from host_sdk.cli.output import JsonOption, LabOption, LinkOption, client, err, failures, out, print_json, table
 from host_sdk.client import NapuClient
 from host_sdk.wire.errors import BusyError, ConfigError, NapuTimeoutError, UnavailableError
 
@@ -40,6 +41,26 @@ def console(
                 err.print(f"napu: {error}; going on", style="dim", markup=False)
                 continue
             _print(events, as_json=as_json)
+
+
+def status(node: NodeArgument, link: LinkOption = "auto", lab: LabOption = "", as_json: JsonOption = False) -> None:
+    """Print how an appliance is: uptimes, resets by reason, watchdog, temperature, power, throttling."""
+    with failures(as_json=as_json), client(link, None, lab) as napu:
+        address = find_node(napu, node)
+        health = napu.control("health", target=address)
+    if as_json:
+        print_json({"address": address, **health})
+        return
+    shown = table(address, "")
+    for part, values in health.items():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            shown.add_row(Text(printable(f"{part}.{name}")), Text(printable(str(value))))
+    out.print(shown)
+
+
+def printable(text: str) -> str:
+    """Return a text in which nothing steers the terminal, whatever an appliance says."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def find_node(napu: NapuClient, node: str) -> str:
@@ -73,11 +94,7 @@ def _fields(event: LogEvent) -> dict[str, Any]:
 
 def _text(event: LogEvent) -> str:
     if isinstance(event, LogLine):
-        # What a node says must not steer the terminal.
-        shown = "".join(
-            letter if letter.isprintable() or letter == "\t" else "\N{REPLACEMENT CHARACTER}" for letter in event.text
-        )
-        return f"[{event.time_s:12.6f}] {shown}"
+        return f"[{event.time_s:12.6f}] {printable(event.text)}"
     return f"[ {event.count} lines are lost ]" if isinstance(event, Lost) else "[ switched on anew ]"
 
 

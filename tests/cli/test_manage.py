@@ -70,6 +70,24 @@ def test_following_ends_when_its_reader_goes_away(node: NodeProcess) -> None:
         assert process.stderr.read() == ""
 
 
+def test_status_says_how_a_node_is(node: NodeProcess) -> None:
+    os.kill(node.firmware_pid(), signal.SIGKILL)
+    done = napu("status", node.address, "--link", "udp:127.0.0.1:0", "--json")
+    assert done.returncode == 0, done.stderr
+    health = json.loads(done.stdout)
+    assert health["address"] == node.address
+    assert health["resets"] == {"exited": 0, "killed": 1, "watchdog": 0}
+    assert (health["firmware"]["boots"], health["firmware"]["reset_reason"]) == (2, "KILLED")
+    assert health["firmware"]["uptime_s"] <= health["board"]["uptime_s"]
+    assert 25.0 <= health["board"]["temperature_c"] < health["board"]["limit_c"] == 85.0
+    assert 1.5 <= health["board"]["power_w"] <= 7.9
+    assert (health["board"]["dla_rate_percent"], health["board"]["throttled"]) == (100, False)
+    text = napu("status", node.address, "--link", "udp:127.0.0.1:0")
+    rows = dict(line.split() for line in text.stdout.splitlines()[1:])
+    assert rows["resets.killed"] == "1"
+    assert rows["firmware.reset_reason"] == "KILLED"
+
+
 def test_a_node_that_is_not_there() -> None:
     done = napu("console", "no-such-node", "--link", "udp:127.0.0.1:0")
     assert done.returncode == 2
