@@ -101,6 +101,7 @@ def _uncover(hidden: set[str], places: Sequence[str]) -> None:
 
     An installation below a home directory would else be out of reach of everybody but its owner.
     """
+    os.umask(0o022)
     _check(_LIBC.unshare(_CLONE_NEWNS))
     _mount("none", "/", "", _MS_PRIVATE_REC, "")
     for closed in hidden:
@@ -131,8 +132,14 @@ def _give_up_privileges() -> None:
 
 def _forbid_processes() -> None:
     _limit(resource.RLIMIT_NPROC, 0)
-    if os.getuid() == 0:
-        raise OSError("the kernel does not limit the processes of root")
+    try:
+        child = os.fork()
+    except OSError:
+        return
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    raise OSError("the kernel does not limit the processes of this user")  # as of root
 
 
 def _check_signals(root: bool) -> None:
