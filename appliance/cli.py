@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from appliance.pipelines.manifest import parse_manifest
 from appliance.pipelines.package import MANIFEST_NAME, pack_directory
 from appliance.profile import available_profiles, load_profile
 from firmware.boot.rom import boot
+from firmware.boot.user import NOBODY, User, find_user
 from firmware.image import IMAGE_OBJECT, MAX_IMAGE, build_image
 from host_sdk.wire.errors import ConfigError, NapuError
 from host_sdk.wire.links.auto import SPECS, open_link
@@ -70,10 +72,14 @@ def factory_pipelines() -> list[Path]:
         return sorted(entry.parent for entry in models.glob(f"*/{MANIFEST_NAME}"))
 
 
-def launcher(flash: Flash) -> Launcher:
-    """Return what boots the firmware from the image in a flash, read anew at each boot."""
-    # One byte more than an image can have: the boot ROM sees that an endless one is, without all of it.
-    return lambda bus_fd, irq_fd, epoch: boot(flash.read(IMAGE_OBJECT, 0, MAX_IMAGE + 1), bus_fd, irq_fd, epoch)
+def launcher(flash: Flash, user: User) -> Launcher:
+    """Return what boots the firmware from the image in a flash, read anew at each boot, as a user where it may."""
+
+    def launch(bus_fd: int, irq_fd: int, epoch: int) -> "subprocess.Popen[bytes]":
+        # One byte more than an image can have: the boot ROM sees that an endless one is, without all of it.
+        return boot(flash.read(IMAGE_OBJECT, 0, MAX_IMAGE + 1), bus_fd, irq_fd, epoch, user=user)
+
+    return launch
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--faults-in", default="", help=faults)
     option("--faults-out", default="", help="damage to do to frames that are sent")
     option("--fault-seed", type=int, default=0, help="seed of the damage: the same frames get the same (0)")
+    shut_in = "whom a node that runs as root runs its firmware as: a user's name, or UID:GID (65534:65534)"
+    option("--firmware-user", default=f"{NOBODY.uid}:{NOBODY.gid}", metavar="USER", help=shut_in)
     option("--name", default="", help="name for people; the address by default")
     pipeline = "pipeline directory to install into an empty flash, repeatable; by default those shipped"
     option("--pipeline", type=Path, action="append", help=pipeline)
@@ -117,7 +125,7 @@ def node(arguments: argparse.Namespace) -> None:
         NapuError: An argument is wrong, or the link or the hardware failed.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    hardware = load_profile(arguments.profile)
+    hardware, user = load_profile(arguments.profile), find_user(arguments.firmware_user)
     with ExitStack() as stack:
         directory = arguments.flash or Path(stack.enter_context(TemporaryDirectory(prefix="napu-flash-")))
         directory.mkdir(parents=True, exist_ok=True)
@@ -133,7 +141,7 @@ def node(arguments: argparse.Namespace) -> None:
         if arguments.dla_threads > 1:
             sys.setswitchinterval(SWITCH_INTERVAL_S)
         wire = _damaged(choice.link, arguments.faults_in, arguments.faults_out, arguments.fault_seed)
-        device = Device(hardware, wire, store, launcher(store), WallClock(), options)
+        device = Device(hardware, wire, store, launcher(store, user), WallClock(), options)
         stack.callback(device.close)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: device.stop())

@@ -9,6 +9,7 @@ from appliance.board.board import Board
 from appliance.board.flash import Flash
 from appliance.board.mailbox import Letter, Mailbox
 from appliance.board.process import Launcher
+from appliance.board.sensors import ThermalModel, thermal_model
 from appliance.clock import Clock
 from appliance.dataplane.answers import ROWS, AnswerWindows
 from appliance.dataplane.cores import Cores, InlineCore, ThreadedCores
@@ -145,7 +146,8 @@ class Device:
         cores: Cores = InlineCore(clock)
         if self._options.dla_threads > 1:
             cores = ThreadedCores(self._options.dla_threads, clock)
-        self._dataplane = Dataplane(link, clock, self._state, HardwareModel(profile), cores, linger_ns)
+        self._model = HardwareModel(profile)
+        self._dataplane = Dataplane(link, clock, self._state, self._model, cores, linger_ns)
         self.board = Board(flash, self._mailbox, self, launcher, clock)
         self._way.board = self.board
 
@@ -204,6 +206,21 @@ class Device:
         }
         kept = {"answers_kept_bytes": self._state.answers.held, "collecting": self._dataplane.collecting}
         return {**self._state.counters.snapshot(), **state, **kept, **link_counters}
+
+    def thermal(self) -> ThermalModel:
+        """Return what the board's temperature depends on."""
+        return thermal_model(self._profile)
+
+    def energy_nj(self) -> int:
+        """Return the energy, in nJ, that was counted for requests since power-on."""
+        return self._state.counters.energy_nj
+
+    def set_dla_rate(self, percent: int) -> None:
+        """Let the DLA run at a rate of 1 to 100 percent."""
+        self._model.set_dla_rate(percent)
+        # What the dataplane remembers of costs is of the rate until now. The table changes at the word of the board's
+        # thread alone, which is this one.
+        self._state.table.version += 1
 
     def load_pipeline(self, package: bytes) -> dict[str, object]:
         """Compile a package and serve it, in place of one of the same name; return its description.

@@ -74,12 +74,14 @@ _RANGES = {
 MAX_TENANTS = 64
 MAX_TENANT_NAME = 64  # bytes of UTF-8
 MAX_WEIGHT = 1000
+MAX_CELSIUS = 1000
 _FIGURES = {
     "port": ("rate_gbps", "watts"),
     "image_engine": ("megapixels_per_s", "watts"),
     "vector_engine": ("gigaelements_per_s", "watts"),
     "dla": ("cores", "gigamacs_per_s", "launch_us", "watts"),
     "board": ("idle_watts",),
+    "thermal": ("ambient_c", "resistance_k_per_w", "capacity_j_per_k", "limit_c", "resume_c", "throttled_percent"),
 }
 
 
@@ -148,8 +150,16 @@ def parse_profile(data: dict[str, Any]) -> Profile:
         wrong = ", ".join(sorted(set(data) - {"tenants"} ^ expected))
         raise ConfigError(f"missing or unknown: {wrong}")
     figures = {(part, name): _figure(data[part], part, name) for part, names in _FIGURES.items() for name in names}
+    _check_thermal({name: figures["thermal", name].value for name in _FIGURES["thermal"]})
     limits, tenants = _limits(data["limits"]), _tenants(data.get("tenants", {}))
     return Profile(str(data["name"]), str(data["description"]), figures, limits, tenants)
+
+
+def _check_thermal(value: dict[str, float]) -> None:
+    if not value["ambient_c"] < value["resume_c"] < value["limit_c"] <= MAX_CELSIUS:
+        raise ConfigError(f"thermal.ambient_c, resume_c and limit_c must rise, to at most {MAX_CELSIUS}")
+    if not 1 <= value["throttled_percent"] <= 100 or value["throttled_percent"] % 1:
+        raise ConfigError("thermal.throttled_percent.value must be a whole number from 1 to 100")
 
 
 def _limits(table: Any) -> Limits:

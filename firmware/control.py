@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 
 from firmware.packing import MapReader
+from firmware.services.health import Health
 from firmware.services.identity import Identity
 from firmware.services.logs import MAX_LINES, Logs
 from firmware.services.pipelines import Pipelines
@@ -39,6 +40,7 @@ class Services:
     pipelines: Pipelines
     statistics: Statistics
     logs: Logs
+    health: Health
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "pipeline.remove": Operation(_remove, (Argument("name", str),)),
     "stats": Operation(lambda services, _: services.statistics.describe()),
+    "health": Operation(lambda services, _: services.health.describe()),
     "logs": Operation(
         lambda services, given: services.logs.after(given["after"], given["limit"]),
         (Argument("after", int, 0), Argument("limit", int, MAX_LINES, low=1, high=MAX_LINES)),

@@ -24,15 +24,27 @@ from appliance.board.regmap import (
     MAILBOX_TX,
     MAILBOX_TX_SEND,
     MAILBOX_TX_STATUS,
+    POWER,
     READY,
     RESET_REASON,
     RESETS,
+    RESETS_EXITED,
+    RESETS_KILLED,
+    RESETS_WATCHDOG,
     REVISION,
     SERVICE_ARGUMENT,
     SERVICE_COMMAND,
     SERVICE_DATA,
     SERVICE_RESULT,
     SERVICE_STATUS,
+    TEMPERATURE,
+    TEMPERATURE_LIMIT,
+    TEMPERATURE_RESUME,
+    THROTTLE,
+    THROTTLED_RATE,
+    UPTIME,
+    WATCHDOG_KICK,
+    WATCHDOG_PERIOD,
     CommandStatus,
     FlashCommand,
     Interrupt,
@@ -63,6 +75,15 @@ class Letter:
 
     peer: int
     message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ThermalLimits:
+    """Where the firmware is to throttle: from ``limit_c`` down to ``resume_c``, °C, to ``throttled_percent``."""
+
+    limit_c: float
+    resume_c: float
+    throttled_percent: int
 
 
 class CommandError(DeviceError):
@@ -186,6 +207,54 @@ class Hal:
         """Enable the interrupts and tell the hardware that the mailbox is being answered."""
         self._bus.write(IRQ_ENABLE.address, Interrupt.MAILBOX_RX | Interrupt.MAILBOX_TX)
         self._bus.write(READY.address, 1)
+
+    def resets_by_reason(self) -> dict[ResetReason, int]:
+        """Return the restarts of the firmware since power-on by their reason."""
+        return {
+            ResetReason.EXITED: self._bus.read(RESETS_EXITED.address),
+            ResetReason.KILLED: self._bus.read(RESETS_KILLED.address),
+            ResetReason.WATCHDOG: self._bus.read(RESETS_WATCHDOG.address),
+        }
+
+    def uptime_s(self) -> int:
+        """Return the seconds since power-on."""
+        return self._bus.read(UPTIME.address)
+
+    def temperature_c(self) -> float:
+        """Return the board's temperature in °C."""
+        return self._bus.read(TEMPERATURE.address) / 1000
+
+    def power_w(self) -> float:
+        """Return the board's power in W."""
+        return self._bus.read(POWER.address) / 1000
+
+    def thermal_limits(self) -> ThermalLimits:
+        """Return where the firmware is to throttle."""
+        return ThermalLimits(
+            self._bus.read(TEMPERATURE_LIMIT.address) / 1000,
+            self._bus.read(TEMPERATURE_RESUME.address) / 1000,
+            self._bus.read(THROTTLED_RATE.address),
+        )
+
+    def dla_rate(self) -> int:
+        """Return the rate of the DLA in percent."""
+        return self._bus.read(THROTTLE.address)
+
+    def set_dla_rate(self, percent: int) -> None:
+        """Let the DLA run at a rate of 1 to 100 percent."""
+        self._bus.write(THROTTLE.address, percent)
+
+    def watchdog_period_ms(self) -> int:
+        """Return the watchdog's period in ms; 0: it is off."""
+        return self._bus.read(WATCHDOG_PERIOD.address)
+
+    def start_watchdog(self, period_ms: int) -> None:
+        """Be reset from now on whenever the watchdog is not kicked for so many ms; 0 turns it off."""
+        self._bus.write(WATCHDOG_PERIOD.address, period_ms)
+
+    def kick_watchdog(self) -> None:
+        """Say that the firmware makes progress."""
+        self._bus.write(WATCHDOG_KICK.address, 1)
 
     def acknowledge_interrupts(self) -> None:
         """Clear the line and what is pending; whatever was pending is to be looked after now."""

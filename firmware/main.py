@@ -13,15 +13,20 @@ from appliance.board.regmap import SendStatus
 from firmware.control import Control, Services
 from firmware.hal import Hal, Letter
 from firmware.services.discovery import beacon, reply
+from firmware.services.health import Health
 from firmware.services.identity import Identity
 from firmware.services.logs import Logs, start_logging
 from firmware.services.pipelines import Pipelines
 from firmware.services.statistics import Statistics
+from firmware.services.throttle import Throttle
 from firmware.version import VERSION
 from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import Opcode, Status
 
 _log = logging.getLogger(__name__)
+WATCHDOG_MS = 8000  # far longer than any work of the firmware's own; what the hardware takes does not count
+TURN_MS = 2000  # an idle main loop turns so often, which is when it kicks
+_TURN_NS = TURN_MS * 1_000_000
 REMEMBERED = 64  # answers that a retransmitted CONTROL gets again
 
 
@@ -38,10 +43,14 @@ class Firmware:
         self._hal = hal
         self._pipelines = Pipelines(hal)
         self._statistics = Statistics(hal, clock)
-        self._control = Control(Services(Identity(hal, digest), self._pipelines, self._statistics, Logs(hal)))
+        self._throttle = Throttle(hal)
+        identity, health = Identity(hal, digest), Health(hal, clock)
+        self._control = Control(Services(identity, self._pipelines, self._statistics, Logs(hal), health))
         self._answers: OrderedDict[tuple[int, int], tuple[Status, bytes]] = OrderedDict()  # by peer and request
         self._unsent: Letter | None = None
         self._stopping = False
+        self._clock = clock
+        self._turn_at = 0
 
     def boot(self) -> None:
         """Bring the pipelines back, then tell the hardware and the network that the firmware is there.
@@ -50,6 +59,7 @@ class Firmware:
             ClosedError: The hardware has gone.
         """
         _log.info("firmware %s, epoch %d, %s", VERSION, self._hal.epoch(), self._hal.reset_reason().name)
+        self._hal.start_watchdog(WATCHDOG_MS)
         self._pipelines.restore()
         self._hal.announce_ready()
         status, identity = self._control.execute("identity", {})
@@ -71,7 +81,7 @@ class Firmware:
         # What was posted before interrupts were enabled has signalled nothing.
         self._work()
         while not self._stopping:
-            poll.poll()
+            poll.poll(TURN_MS)
             self._hal.acknowledge_interrupts()
             self._work()
 
@@ -79,8 +89,20 @@ class Firmware:
         """Let :meth:`run` end after the letter in hand: a handler for signals."""
         self._stopping = True
 
+    def _turn(self) -> None:
+        """Do what is due at every turn of the main loop, but no oftener than an idle one turns.
+
+        The watchdog is kicked here and nowhere else once the firmware is up: a handler that hangs is not kicked for.
+        """
+        now = self._clock()
+        if now >= self._turn_at:
+            self._turn_at = now + _TURN_NS
+            self._hal.kick_watchdog()
+            self._throttle.update()
+
     def _work(self) -> None:
         while not self._stopping:
+            self._turn()
             if self._unsent and not self._post(self._unsent):
                 return
             letter = self._hal.receive()

@@ -18,13 +18,32 @@ from appliance.board.mailbox import Mailbox
 from appliance.board.ports import FLASH_PORT, SERVICE_PORT, Hardware, flash_commands, service_commands
 from appliance.board.process import SECOND_NS, Backoff, FirmwareProcess, Launcher
 from appliance.board.registers import RegisterFile
-from appliance.board.regmap import EPOCH, MAP, READY, RESET_REASON, RESETS, ResetReason
+from appliance.board.regmap import (
+    EPOCH,
+    MAP,
+    READY,
+    RESET_REASON,
+    RESETS,
+    RESETS_EXITED,
+    RESETS_KILLED,
+    RESETS_WATCHDOG,
+    THROTTLE,
+    UPTIME,
+    ResetReason,
+)
+from appliance.board.sensors import Sensors
+from appliance.board.watchdog import Watchdog
 from appliance.clock import Clock
 from host_sdk.wire.errors import DeviceError, NoSpaceError
 
 _log = logging.getLogger(__name__)
 EPOCH_OBJECT = "board/epoch"
 _EPOCHS = 1 << 16
+_COUNTED = {
+    ResetReason.EXITED: RESETS_EXITED,
+    ResetReason.KILLED: RESETS_KILLED,
+    ResetReason.WATCHDOG: RESETS_WATCHDOG,
+}
 _STOP_GRACE_NS = SECOND_NS
 
 
@@ -45,6 +64,7 @@ class Board:
     def __init__(self, flash: Flash, mailbox: Mailbox, hardware: Hardware, launcher: Launcher, clock: Clock) -> None:
         self.console = Console(clock)
         self._flash = flash
+        self._hardware = hardware
         self._mailbox = mailbox
         self._launcher = launcher
         self._clock = clock
@@ -56,6 +76,14 @@ class Board:
         CommandPort(self._registers, FLASH_PORT, flash_commands(flash))
         CommandPort(self._registers, SERVICE_PORT, service_commands(hardware, self.counters, self._console_lines))
         self._registers.on_write(READY, self._set_ready)
+        self._watchdog = Watchdog(clock)
+        self._watchdog.attach(self._registers)
+        self._sensors = Sensors(hardware.thermal(), hardware.energy_nj, clock)
+        self._sensors.attach(self._registers)
+        self._registers.on_write(THROTTLE, self._throttle)
+        self._registers.on_read(THROTTLE, lambda: self._sensors.dla_percent)
+        power_on = clock.now_ns()
+        self._registers.on_read(UPTIME, lambda: (clock.now_ns() - power_on) // SECOND_NS)
         self._selector = selectors.DefaultSelector()
         self._thread: threading.Thread | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -67,6 +95,7 @@ class Board:
         self._boots = 0
         self._epoch = self._stored_epoch()
         self._reason = ResetReason.POWER_ON
+        self._resets_by = dict.fromkeys(_COUNTED, 0)
         self._stopping = False
         self._boot_at: int | None = None
         self._kill_at: int | None = None
@@ -101,6 +130,7 @@ class Board:
         """Return the board's counters by name; from any thread."""
         return {
             "firmware_resets": self.resets,
+            **{f"resets_{reason.name.lower()}": count for reason, count in self._resets_by.items()},
             "bus_transactions": self._bus.transactions,
             "bus_faults": self._registers.faults,
             "bus_broken": self._bus.broken,
@@ -149,9 +179,12 @@ class Board:
             if self._process and self._kill_at is not None and now >= self._kill_at:
                 self._process.kill()
                 self._kill_at = None
+            if self._process and self._watchdog.expired():
+                self._process.reset(self._watchdog.period_ms)
+                self._watchdog.stop()
 
     def _timeout(self) -> float | None:
-        timers = [timer for timer in (self._boot_at, self._kill_at) if timer is not None]
+        timers = [timer for timer in (self._boot_at, self._kill_at, self._watchdog.deadline_ns) if timer is not None]
         if not timers:
             return None
         return max(0, min(timers) - self._clock.now_ns()) / SECOND_NS
@@ -167,10 +200,15 @@ class Board:
     def _boot(self) -> None:
         self._boot_at = None
         self._next_epoch()
+        if self._reason in self._resets_by:
+            self._resets_by[self._reason] += 1
         self._registers.reset()
         self._registers.set_value(EPOCH, self._epoch)
         self._registers.set_value(RESETS, self.resets)
         self._registers.set_value(RESET_REASON, self._reason)
+        for reason, register in _COUNTED.items():
+            self._registers.set_value(register, self._resets_by[reason])
+        self._throttle(THROTTLE.reset)
         bus, bus_end = self._bus.connect()
         with bus_end, self._interrupts.connect() as line_end:
             try:
@@ -197,8 +235,10 @@ class Board:
             self._changed.notify_all()
 
     def _on_bus(self) -> None:
-        broken = self._bus.broken
-        if self._process and not self._bus.service():
+        broken, begun = self._bus.broken, self._clock.now_ns()
+        usable = self._bus.service()
+        self._watchdog.excuse(self._clock.now_ns() - begun)
+        if self._process and not usable:
             if self._bus.broken > broken:
                 self._process.kill()
             self._bury(self._process)
@@ -219,6 +259,7 @@ class Board:
                 self._selector.unregister(key.fileobj)
         self._bus.disconnect()
         self._interrupts.disconnect()
+        self._watchdog.stop()
         self._process = None
         self._set_ready(0)
         self._reason, how = process.bury()
@@ -235,6 +276,13 @@ class Board:
         with self._changed:
             self._ready = bool(value)
             self._changed.notify_all()
+
+    def _throttle(self, value: int) -> None:
+        percent = min(max(value, 1), 100)
+        if percent != self._sensors.dla_percent:
+            self._sensors.temperature_c()  # up to now, at the rate until now
+            self._sensors.dla_percent = percent
+            self._hardware.set_dla_rate(percent)
 
     def _report(self, sentence: str) -> None:
         self.console.write(f"board: {sentence}")

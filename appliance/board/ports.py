@@ -22,6 +22,7 @@ from appliance.board.regmap import (
     FlashCommand,
     ServiceCommand,
 )
+from appliance.board.sensors import ThermalModel
 from host_sdk.wire.errors import DeviceError
 
 FLASH_PORT = Port(FLASH_ARGUMENT, FLASH_COMMAND, FLASH_STATUS, FLASH_RESULT, FLASH_DATA)
@@ -37,6 +38,15 @@ class Hardware(Protocol):
 
     def counters(self) -> dict[str, int]:
         """Return a snapshot of the counters by name."""
+
+    def thermal(self) -> ThermalModel:
+        """Return what the board's temperature depends on: constant."""
+
+    def energy_nj(self) -> int:
+        """Return the energy, in nJ, that was counted for requests since power-on; without waiting for anybody."""
+
+    def set_dla_rate(self, percent: int) -> None:
+        """Let the DLA run at a rate of 1 to 100 percent; without waiting for anybody."""
 
     def load_pipeline(self, package: bytes) -> dict[str, object]:
         """Compile a package and serve it, in place of one of the same name; return its description.

@@ -55,6 +55,7 @@ class FirmwareProcess:
         self.console_fd: int | None = popen.stdout.fileno() if popen.stdout else None
         self._popen = popen
         self._console = console
+        self._too_late_ms = 0
         if self.console_fd is not None:
             os.set_blocking(self.console_fd, False)
 
@@ -80,6 +81,11 @@ class FirmwareProcess:
         """End the process."""
         self._popen.kill()
 
+    def reset(self, period_ms: int) -> None:
+        """End a process that did not kick the watchdog within its period."""
+        self._too_late_ms = period_ms
+        self.kill()
+
     def bury(self) -> tuple[ResetReason, str]:
         """Wait for the end of a process that has let go of the bus; return why it ended, in words too."""
         try:
@@ -91,6 +97,8 @@ class FirmwareProcess:
         self._console.flush()
         if self._popen.stdout:
             self._popen.stdout.close()
+        if self._too_late_ms:
+            return ResetReason.WATCHDOG, f"was reset by the watchdog: it did not kick it for {self._too_late_ms} ms"
         if code < 0:
             return ResetReason.KILLED, f"was killed by signal {-code}"
         return ResetReason.EXITED, f"ended with exit code {code}"

@@ -77,6 +77,7 @@ class ResetReason(IntEnum):
     POWER_ON = 0
     EXITED = 1  # its predecessor ended by itself
     KILLED = 2  # its predecessor was ended by a signal, or by the board after it broke the bus protocol
+    WATCHDOG = 3  # its predecessor was ended by the board, as it did not kick the watchdog in time
 
 
 class CommandStatus(IntEnum):
@@ -168,11 +169,15 @@ _RO, _RW, _WO = Access.READ_ONLY, Access.READ_WRITE, Access.WRITE_ONLY
 _MIB = 1024 * 1024
 
 BOARD_ID = Register("BOARD_ID", 0x0000, _RO, "Always 0x4E415055, ASCII NAPU.", 0x4E41_5055)
-REVISION = Register("REVISION", 0x0004, _RO, "Version of this address map.", 1)
+REVISION = Register("REVISION", 0x0004, _RO, "Version of this address map.", 2)
 EPOCH = Register("EPOCH", 0x0008, _RO, "Boots of the firmware over the board's life, modulo 65536.")
 RESETS = Register("RESETS", 0x000C, _RO, "Restarts of the firmware since power-on.")
 RESET_REASON = Register("RESET_REASON", 0x0010, _RO, "Why this boot happened: a ResetReason.")
 READY = Register("READY", 0x0014, _RW, "1 once the firmware answers its mailbox.")
+UPTIME = Register("UPTIME", 0x0020, _RO, "s since power-on.")
+RESETS_EXITED = Register("RESETS_EXITED", 0x0024, _RO, "Restarts since power-on of reason EXITED.")
+RESETS_KILLED = Register("RESETS_KILLED", 0x0028, _RO, "Restarts since power-on of reason KILLED.")
+RESETS_WATCHDOG = Register("RESETS_WATCHDOG", 0x002C, _RO, "Restarts since power-on of reason WATCHDOG.")
 
 IRQ_STATUS = Register("IRQ_STATUS", 0x0100, Access.WRITE_1_TO_CLEAR, "Pending Interrupt bits.")
 IRQ_ENABLE = Register("IRQ_ENABLE", 0x0104, _RW, "Interrupt bits that signal the interrupt line.")
@@ -191,6 +196,18 @@ SERVICE_ARGUMENT = Register("SERVICE_ARGUMENT", 0x0400, _RW, "Bytes of argument 
 SERVICE_COMMAND = Register("SERVICE_COMMAND", 0x0404, _WO, "Doorbell: a ServiceCommand, done when answered.")
 SERVICE_STATUS = Register("SERVICE_STATUS", 0x0408, _RO, "What became of it: a CommandStatus.")
 SERVICE_RESULT = Register("SERVICE_RESULT", 0x040C, _RO, "Bytes of result in SERVICE_DATA.")
+
+WATCHDOG_PERIOD = Register("WATCHDOG_PERIOD", 0x0500, _RW, "ms between kicks before a reset; 0: off. Kicks as well.")
+WATCHDOG_KICK = Register("WATCHDOG_KICK", 0x0504, _WO, "Any write starts the period anew.")
+
+TEMPERATURE = Register("TEMPERATURE", 0x0600, _RO, "Of the board, in m°C.")
+POWER = Register("POWER", 0x0604, _RO, "Of the board, in mW, averaged since it was read before.")
+THROTTLE = Register(
+    "THROTTLE", 0x0608, _RW, "Rate of the DLA in percent, 1 to 100; others are taken as the nearest.", 100
+)
+TEMPERATURE_LIMIT = Register("TEMPERATURE_LIMIT", 0x060C, _RO, "m°C from which the firmware is to throttle.")
+TEMPERATURE_RESUME = Register("TEMPERATURE_RESUME", 0x0610, _RO, "m°C down to which it is to go on throttling.")
+THROTTLED_RATE = Register("THROTTLED_RATE", 0x0614, _RO, "What THROTTLE is to be meanwhile.")
 
 # A message has at most 16 MiB; the rest is room for the header and the names around it.
 WINDOW_SIZE = 17 * _MIB
@@ -211,10 +228,13 @@ class SendStatus(IntEnum):
 MAP = RegisterMap(
     (
         BOARD_ID, REVISION, EPOCH, RESETS, RESET_REASON, READY,
+        UPTIME, RESETS_EXITED, RESETS_KILLED, RESETS_WATCHDOG,
         IRQ_STATUS, IRQ_ENABLE,
         MAILBOX_RX_LENGTH, MAILBOX_RX_POP, MAILBOX_TX_SEND, MAILBOX_TX_STATUS,
         FLASH_ARGUMENT, FLASH_COMMAND, FLASH_STATUS, FLASH_RESULT,
         SERVICE_ARGUMENT, SERVICE_COMMAND, SERVICE_STATUS, SERVICE_RESULT,
+        WATCHDOG_PERIOD, WATCHDOG_KICK,
+        TEMPERATURE, POWER, THROTTLE, TEMPERATURE_LIMIT, TEMPERATURE_RESUME, THROTTLED_RATE,
     ),
     (MAILBOX_RX, MAILBOX_TX, FLASH_DATA, SERVICE_DATA),
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """What the profile's hardware would take in time and energy. Modelled, never measured."""
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +9,7 @@ from appliance.profile import Profile
 
 # Preamble, Ethernet header, FCS and inter-frame gap: bits on the wire that are no PDU.
 FRAME_OVERHEAD = 8 + 14 + 4 + 12
+Ns = TypeVar("Ns", int, NDArray[np.int64])
 
 
 class HardwareModel:
@@ -17,15 +20,27 @@ class HardwareModel:
 
     Energy of one inference, in nJ (1 W for 1 ns is 1 nJ)::
 
-        (rx + tx) · port + pre · image engine + post · vector engine + dla / batch · DLA
+        (rx + tx) · port + pre · image engine + post · vector engine + dla / batch · DLA · rate
         + (rx + pre + dla / batch + post + tx) · idle
+
+    A DLA that is throttled to a rate takes longer by 1 / rate, at a power that is lower by the rate: its work takes the
+    same energy, and the board's idle power goes on for longer.
     """
 
     def __init__(self, profile: Profile) -> None:
         self._bit_ns = 1.0 / profile.value("port", "rate_gbps")
         self._watts = {part: profile.value(part, "watts") for part in ("port", "image_engine", "vector_engine", "dla")}
         self._idle = profile.value("board", "idle_watts")
+        self._percent = 100
         self._free_at = [0] * int(profile.value("dla", "cores"))
+
+    def set_dla_rate(self, percent: int) -> None:
+        """Let the DLA run at a rate of 1 to 100 percent from now on."""
+        self._percent = percent
+
+    def dla_ns(self, full_ns: Ns) -> Ns:
+        """Return the ns, int or int64 [n], that the DLA takes now for what takes ``full_ns`` at its full rate."""
+        return full_ns if self._percent == 100 else full_ns * 100 // self._percent
 
     def wire_ns(self, wire_bytes: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return the ns that so many bytes of PDU, [n], take on the port; overhead of one frame is added."""
@@ -62,7 +77,7 @@ class HardwareModel:
         energy: NDArray[np.float64] = (
             wire * self._watts["port"]
             + modelled["pre"] * pre
-            + share * self._watts["dla"]
+            + share * self._watts["dla"] * (self._percent / 100)
             + modelled["post"] * self._watts["vector_engine"]
             + (wire + modelled["pre"] + share + modelled["post"]) * self._idle
         )

@@ -193,7 +193,8 @@ class Flows:
         known = flow.costs.get(count)
         if known:
             return known
-        pre, dla, post = flow.loaded.pipeline.modelled_tensors(count)
+        pre, full, post = flow.loaded.pipeline.modelled_tensors(count)
+        dla = self._model.dla_ns(full)
         sizes = np.array([flow.size, flow.reply_size])
         rx, tx = self._model.wire_ns(sizes).tolist()
         stages = {"rx": rx, "pre": pre, "dla": dla, "post": post, "tx": tx}

@@ -244,7 +244,7 @@ class Service:
         modelled = {
             "rx": model.wire_ns(jobs["wire_bytes"]),
             "pre": outcome.modelled_ns[:, 0],
-            "dla": outcome.modelled_ns[:, 1],
+            "dla": model.dla_ns(outcome.modelled_ns[:, 1]),
             "post": outcome.modelled_ns[:, 2],
             "tx": model.wire_ns(HEADER_SIZE + pipeline.answer_size + parts),
         }

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import host_sdk.wire
+from firmware.boot.user import NOBODY, User
 from firmware.image.development import DEVELOPMENT_POLICY
 from firmware.image.format import Image
 from firmware.image.policy import Policy
@@ -20,14 +21,19 @@ _ENVIRONMENT = {"LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def boot(
-    image_bytes: bytes, bus_fd: int, irq_fd: int, epoch: int, policy: Policy = DEVELOPMENT_POLICY
+    image_bytes: bytes,
+    bus_fd: int,
+    irq_fd: int,
+    epoch: int,
+    policy: Policy = DEVELOPMENT_POLICY,
+    user: User = NOBODY,
 ) -> subprocess.Popen[bytes]:
     """Verify an image and start it.
 
     The firmware's own code comes from the image alone, out of sealed memory; ``host_sdk.wire`` and the board's
     register map come from this installation, like a library in ROM. The child has the bus, the interrupt line and
-    the image open and nothing else, its standard output and error go to a pipe, and it dies with the thread that
-    called this function.
+    the image open and nothing else, and :mod:`firmware.boot.isolation` shuts it in; its standard output and error go
+    to a pipe, and it dies with the thread that called this function.
 
     Args:
         image_bytes: The image as it is in flash.
@@ -35,6 +41,7 @@ def boot(
         irq_fd: The firmware's end of the interrupt line.
         epoch: Number of this boot.
         policy: What the board takes; by default what is signed with the published development keys, too.
+        user: Whom the child becomes where this process is root.
 
     Returns:
         The process; the caller reads its ``stdout`` and waits for it.
@@ -50,7 +57,7 @@ def boot(
             [
                 sys.executable,
                 *("-I", "-X", "utf8", "-X", "faulthandler", str(_FIRST_STAGE)),
-                *(str(os.getpid()), str(memory), str(_library()), image.entry),
+                *(str(os.getpid()), str(user.uid), str(user.gid), str(memory), str(_library()), image.entry),
                 *(str(bus_fd), str(irq_fd), image.digest.hex()),
             ],
             stdin=subprocess.DEVNULL,

@@ -27,11 +27,15 @@ class Pipelines:
         self._hal = hal
 
     def restore(self) -> None:
-        """Load every package in flash that the hardware does not serve yet; one that fails is passed over."""
+        """Load every package in flash that the hardware does not serve yet; one that fails is passed over.
+
+        Every package is progress for the watchdog.
+        """
         served = {pipeline["name"] for pipeline in self._hal.pipelines()}
         for name, size in self._stored().items():
             if name in served:
                 continue
+            self._hal.kick_watchdog()
             try:
                 self._hal.load_pipeline(self._hal.flash.read(_PREFIX + name, size))
             except (StatusError, DeviceError) as error:

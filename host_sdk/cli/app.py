@@ -5,6 +5,7 @@ import typer
 from host_sdk.cli.bench import bench
 from host_sdk.cli.demo import demo
 from host_sdk.cli.lab import lab_app, link
+from host_sdk.cli.manage import console, status
 from host_sdk.cli.query import discover, infer, pipelines_app, stats
 
 app = typer.Typer(
@@ -23,6 +24,8 @@ app.command()(discover)
 app.command()(infer)
 app.add_typer(pipelines_app, name="pipelines")
 app.command()(stats)
+app.command()(console)
+app.command()(status)
 app.add_typer(lab_app, name="lab")
 app.command()(link)
 app.command()(bench)

@@ -39,7 +39,11 @@ class Responder:
                 self._send(Header(Opcode.OPENED, header.request, int(Flag.CRC), SESSION), body)
             elif header.opcode == Opcode.INFER and header.fragment == header.fragments - 1:
                 self.asked.append(header.request)
-                self._send(Header(Opcode.RESULT, header.request, FLAGS, SESSION, status=status), bytes(8), Trailer((0,) * 6, (0,) * 6, 0, 1, 1, 0))
+                self._send(
+                    Header(Opcode.RESULT, header.request, FLAGS, SESSION, status=status),
+                    bytes(8),
+                    Trailer((0,) * 6, (0,) * 6, 0, 1, 1, 0),
+                )
 
     def _send(self, header: Header, body: bytes, trailer: Trailer | None = None) -> None:
         (pdu,) = fragment_frames(*encode_message(Message(header, body, trailer=trailer), 1400))

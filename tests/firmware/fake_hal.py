@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from appliance.board.regmap import ResetReason
+from firmware.hal import ThermalLimits
 from host_sdk.wire.errors import BadPipelineError, ConfigError, NoSpaceError
 from tests.appliance.board.fake_hardware import FakeHardware
 
@@ -35,12 +37,45 @@ class FakeHal:
         self.flash = FakeFlash(capacity)
         self.hardware = FakeHardware()
         self.failure: Exception | None = None
+        self.kicks = 0
+        self.celsius = 40.0
+        self.rates: list[int] = []
 
     def epoch(self) -> int:
         return 3
 
     def resets(self) -> int:
         return 2
+
+    def reset_reason(self) -> ResetReason:
+        return ResetReason.WATCHDOG
+
+    def resets_by_reason(self) -> dict[ResetReason, int]:
+        return {ResetReason.EXITED: 0, ResetReason.KILLED: 1, ResetReason.WATCHDOG: 1}
+
+    def uptime_s(self) -> int:
+        return 86_400
+
+    def temperature_c(self) -> float:
+        return self.celsius
+
+    def power_w(self) -> float:
+        return 4.5
+
+    def thermal_limits(self) -> ThermalLimits:
+        return ThermalLimits(limit_c=80.0, resume_c=70.0, throttled_percent=25)
+
+    def dla_rate(self) -> int:
+        return self.rates[-1] if self.rates else 100
+
+    def set_dla_rate(self, percent: int) -> None:
+        self.rates.append(percent)
+
+    def watchdog_period_ms(self) -> int:
+        return 8000
+
+    def kick_watchdog(self) -> None:
+        self.kicks += 1
 
     def facts(self) -> dict[str, Any]:
         return self.hardware.facts()

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from firmware.control import OPERATIONS, Control, Services
 from firmware.hal import Hal
+from firmware.services.health import Health
 from firmware.services.identity import Identity
 from firmware.services.logs import Logs
 from firmware.services.pipelines import Pipelines
 from firmware.services.statistics import Statistics
+from firmware.version import VERSION
 from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import MAX_DETAIL, Status
 from tests.appliance.board.fake_hardware import package
@@ -23,7 +25,9 @@ def make_control(fake: FakeHal) -> Control:
     hal = cast("Hal", fake)
     ticks = itertools.count(0, 5_000_000_000)
     statistics = Statistics(hal, lambda: next(ticks))
-    return Control(Services(Identity(hal, "ab" * 32), Pipelines(hal), statistics, Logs(hal)))
+    ticks_of_health = itertools.count(0, 5_000_000_000)
+    health = Health(hal, lambda: next(ticks_of_health))
+    return Control(Services(Identity(hal, "ab" * 32), Pipelines(hal), statistics, Logs(hal), health))
 
 
 @pytest.fixture
@@ -74,6 +78,30 @@ def test_stats(control: Control) -> None:
         Status.OK,
         {"hardware": {"frames": 12}, "firmware": {"uptime_s": 5, "epoch": 3, "resets": 2, "letters": 0}},
     )
+
+
+def test_health(control: Control, hal: FakeHal) -> None:
+    hal.rates = [25]
+    assert ask(control, op="health") == (
+        Status.OK,
+        {
+            "board": {
+                "uptime_s": 86_400, "temperature_c": 40.0, "limit_c": 80.0, "power_w": 4.5,
+                "dla_rate_percent": 25, "throttled": True,
+            },
+            "firmware": {
+                "version": VERSION, "epoch": 3, "boots": 3, "uptime_s": 5, "reset_reason": "WATCHDOG"
+            },
+            "resets": {"exited": 0, "killed": 1, "watchdog": 1},
+            "watchdog": {"period_ms": 8000},
+        },
+    )  # fmt: skip
+
+
+def test_health_does_not_ask_the_dataplane(control: Control, hal: FakeHal) -> None:
+    hal.failure = DeviceError("the dataplane does not run")
+    assert ask(control, op="stats")[0] is Status.INTERNAL
+    assert ask(control, op="health")[0] is Status.OK
 
 
 def test_logs_can_be_paged(control: Control) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from appliance.board.board import Board
 from appliance.board.flash import Flash
 from appliance.board.mailbox import Letter, Mailbox
+from appliance.board.sensors import ThermalModel
 from appliance.clock import WallClock
 from firmware.boot.rom import boot
 from firmware.image import IMAGE_OBJECT, build_image, read_image
@@ -35,12 +37,14 @@ WAIT_S = 20
 class Node:
     """A board, its mailbox and its hardware, with the firmware in its flash."""
 
-    def __init__(self, directory: Path, depth: int = 64, image: bytes | None = None) -> None:
+    def __init__(
+        self, directory: Path, depth: int = 64, image: bytes | None = None, hardware: FakeHardware | None = None
+    ) -> None:
         self.flash = Flash(directory, 64 << 20)
         if image is not None:
             self.flash.write(IMAGE_OBJECT, image)
         self.mailbox = Mailbox(depth)
-        self.hardware = FakeHardware()
+        self.hardware = hardware or FakeHardware()
         self.board = Board(self.flash, self.mailbox, self.hardware, self._launch, WallClock())
         self._request = 0
 
@@ -261,11 +265,61 @@ def test_the_firmware_has_nothing_of_the_node(node: Node, monkeypatch: pytest.Mo
     assert os.getsid(int(process.name)) == int(process.name)
 
 
+class Heater(FakeHardware):
+    """Hardware that takes the power it is told to, on a board that is as warm as that at once.
+
+    20 °C and 10 K/W: idle 30 °C, at most 1 + 6 + 3 W, 120 °C, and throttled to 25 % still 97.5 °C; limit 90 °C.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watts, self._at = 0, time.monotonic_ns()
+
+    def thermal(self) -> ThermalModel:
+        return replace(super().thermal(), capacity_j_per_k=0.001, parts_w=6.0, dla_w=3.0)
+
+    def energy_nj(self) -> int:
+        now = time.monotonic_ns()
+        self.energy += self.watts * (now - self._at)
+        self._at = now
+        return self.energy
+
+
+@pytest.fixture
+def heated(tmp_path: Path, image: bytes) -> Iterator[Node]:
+    node = Node(tmp_path, image=image, hardware=Heater())
+    node.board.start()
+    node.ready()
+    yield node
+    node.close()
+
+
+def test_it_throttles_a_hot_board_and_says_how_it_is(heated: Node) -> None:
+    node, hardware = heated, heated.hardware
+    assert isinstance(hardware, Heater)
+    before = node.ask("health")
+    assert before["board"]["throttled"] is False
+    assert before["firmware"]["reset_reason"] == "POWER_ON"
+    assert before["watchdog"] == {"period_ms": 8000}
+    hardware.watts = 20
+    node.eventually(lambda: node.hardware.rates == [25])
+    health = node.ask("health")
+    assert (health["board"]["dla_rate_percent"], health["board"]["throttled"]) == (25, True)
+    assert health["board"]["temperature_c"] > health["board"]["limit_c"] == 90.0
+    hardware.watts = 0
+    node.eventually(lambda: node.hardware.rates == [25, 100])
+    texts = [line["text"] for line in node.ask("logs")["lines"]]
+    assert [text.partition("; ")[2] for text in texts if "°C" in text] == [
+        "the DLA runs at 25 %",
+        "the DLA runs at 100 %",
+    ]
+
+
 def test_sigterm_ends_it_cleanly(node: Node) -> None:
     node.board.start()
     node.ready()
     node.board.stop()
-    lines = [line.text for line in node.board.console.after(0)]
+    lines = [line.text for line in node.board.console.after(0) if not line.text.startswith("isolation: ")]
     assert len(lines) == 1
     assert lines[0].startswith("INFO firmware.main: firmware")
 

@@ -4,6 +4,7 @@ import hashlib
 
 import msgpack
 
+from appliance.board.sensors import ThermalModel
 from host_sdk.wire.errors import ConfigError
 
 
@@ -17,6 +18,8 @@ class FakeHardware:
     """Keeps descriptions of pipelines; knows a package's name from its manifest's only line."""
 
     def __init__(self) -> None:
+        self.energy = 0
+        self.rates: list[int] = []
         self.loads: list[str] = []
         self.served: dict[str, dict[str, object]] = {}
 
@@ -33,6 +36,25 @@ class FakeHardware:
 
     def counters(self) -> dict[str, int]:
         return {"frames": 12}
+
+    def thermal(self) -> ThermalModel:
+        return ThermalModel(
+            ambient_c=20.0,
+            resistance_k_per_w=10.0,
+            capacity_j_per_k=6.0,
+            idle_w=1.0,
+            parts_w=1.0,
+            dla_w=8.0,
+            limit_c=90.0,
+            resume_c=60.0,
+            throttled_percent=25,
+        )
+
+    def energy_nj(self) -> int:
+        return self.energy
+
+    def set_dla_rate(self, percent: int) -> None:
+        self.rates.append(percent)
 
     def load_pipeline(self, package: bytes) -> dict[str, object]:
         name = msgpack.unpackb(package)["manifest"].split('"')[1]

@@ -168,6 +168,67 @@ ready(); bus.recv(1)
     assert board.epoch == 2
 
 
+def test_firmware_that_does_not_kick_the_watchdog_is_reset_and_counted(make: Make) -> None:
+    board = make("""
+if read(8) == 1:
+    ready(); write(0x500, 50); os.kill(os.getpid(), signal.SIGSTOP)
+print('resets', read(12), 'reason', read(16), 'period', read(0x500), flush=True); ready(); bus.recv(1)
+""")
+    eventually(lambda: "resets 1 reason 3 period 0" in said(board))
+    assert "board: firmware was reset by the watchdog: it did not kick it for 50 ms; next boot in 0 s" in said(board)
+    counters = board.counters()
+    assert (counters["resets_watchdog"], counters["resets_killed"], counters["resets_exited"]) == (1, 0, 0)
+
+
+def test_the_throttle_register_sets_the_rate_within_bounds_and_a_reset_takes_it_back(
+    tmp_path: Path, mailbox: Mailbox
+) -> None:
+    hardware = FakeHardware()
+    script = """
+for value in (100, 25, 0, 4000000000):
+    write(0x608, value); print('rate', read(0x608), flush=True)
+if read(8) == 1:
+    write(0x608, 50); sys.exit(0)
+ready(); bus.recv(1)
+"""
+    board = Board(Flash(tmp_path, 1000), mailbox, hardware, launch(script), WallClock())
+    board.start()
+    try:
+        eventually(lambda: said(board).count("rate 100\nrate 25\nrate 1\nrate 100") == 2)
+        assert hardware.rates == [25, 1, 100, 50, 100, 25, 1, 100]
+    finally:
+        board.stop()
+
+
+def test_uptime_and_resets_by_reason_are_registers(make: Make) -> None:
+    board = make("""
+if read(8) == 1: sys.exit(3)
+if read(8) == 2: os.kill(os.getpid(), 9)
+print('uptime', read(0x20) < 20, 'resets', [read(a) for a in (0x24, 0x28, 0x2C)], 'rate', read(0x608), flush=True)
+ready(); bus.recv(1)
+""")
+    eventually(lambda: "uptime True resets [1, 1, 0] rate 100" in said(board))
+    counters = board.counters()
+    assert [counters[f"resets_{reason}"] for reason in ("exited", "killed", "watchdog")] == [1, 1, 0]
+    assert counters["firmware_resets"] == 2
+
+
+def test_a_command_that_takes_long_is_not_held_against_the_firmware(tmp_path: Path, mailbox: Mailbox) -> None:
+    class SlowHardware(FakeHardware):
+        def facts(self) -> dict[str, object]:
+            time.sleep(0.5)  # ten periods
+            return super().facts()
+
+    script = "ready(); write(0x500, 50); write(0x404, 1); write(0x500, 0); print('done', flush=True); bus.recv(1)"
+    board = Board(Flash(tmp_path, 1000), mailbox, SlowHardware(), launch(script), WallClock())
+    board.start()
+    try:
+        eventually(lambda: "done" in said(board))
+        assert board.epoch == 1
+    finally:
+        board.stop()
+
+
 def test_ready_is_taken_back(make: Make) -> None:
     board = make("ready(); line.recv(1) if read(8) > 1 else write(0x14, 0); bus.recv(1)")
     eventually(lambda: board.counters()["bus_transactions"] == 3)
