@@ -176,7 +176,8 @@ class Nor:
 
     def _tear_program(self, address: int, data: bytes, tearing: random.Random) -> None:
         """Program some units whole and one of them by halves: each of its bits is set, not set, or unstable."""
-        edge = tearing.randrange(max(1, len(data) // UNIT)) * UNIT
+        units = max(1, len(data) // UNIT)
+        edge = tearing.choice((0, tearing.randrange(units), units - 1)) * UNIT
         self._put(address, data[:edge])
         self._settle(address, data[:edge])
         place, rest = address + edge, data[edge : edge + UNIT]
@@ -272,5 +273,6 @@ class Nor:
 
 
 def _some_bits(tearing: random.Random) -> int:
-    """Return bits of a unit: all, none, or any."""
-    return tearing.choice((0, (1 << 8 * UNIT) - 1, tearing.getrandbits(8 * UNIT)))
+    """Return bits of a unit: none, few, any, nearly all or all; the last to turn are what matters most."""
+    every, few = (1 << 8 * UNIT) - 1, sum({1 << tearing.randrange(8 * UNIT) for _ in range(3)})
+    return tearing.choice((0, few, tearing.getrandbits(8 * UNIT), every ^ few, every))
