@@ -222,3 +222,11 @@ def test_a_size_beyond_the_slot_is_refused(rig: Rig) -> None:
     decision = rig.rom.boot(0)
     assert decision.slot is Slot.RECOVERY
     assert "an image of 4294967295 bytes is in no slot of 12288" in str(decision)
+
+
+def test_a_trial_in_the_slot_that_is_not_active_is_not_started(rig: Rig) -> None:
+    trial(rig)
+    state = state_of(rig)
+    set_state(rig, replace(state.marked(Slot.A, SlotState.BAD), active=Slot.A))
+    assert rig.rom.boot(0).slot is Slot.RECOVERY
+    assert state_of(rig).slot(Slot.B) == state.slot(Slot.B)

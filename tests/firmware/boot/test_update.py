@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from firmware.boot.layout import Slot
-from firmware.boot.slots import TRIES
-from firmware.boot.state import SlotState
+from firmware.boot.slots import TRIES, Reason
+from firmware.boot.state import SlotState, decode_state
 from firmware.boot.update import Progress, Updater
-from host_sdk.wire.errors import DeviceError
+from host_sdk.wire.errors import DeviceError, PowerCutError
 from tests.firmware.boot.rig import NEW, NEWER, OLD, RECOVERY, Rig, image_of, verify
 
 
@@ -93,6 +93,16 @@ def test_an_update_goes_on_after_a_reset_where_the_last_block_ended(rig: Rig) ->
     assert third.begin(len(NEW), digest(NEW)).offset == len(NEW)
     third.finish()
     assert rig.contents(Slot.B)[: len(NEW)] == NEW
+
+
+def test_a_resumed_update_has_its_progress_in_the_state_before_it_erases(rig: Rig) -> None:
+    """A mark that a cut left unstable must not count a block that is being written again."""
+    updater = rig.updater(Slot.A)
+    updater.begin(len(NEW), digest(NEW))
+    updater.write(0, NEW[:5000])
+    rig.updater(Slot.A).begin(len(NEW), digest(NEW))
+    newest = max((decode_state(rig.chip.read(at, 128)) for at in rig.layout.states), key=lambda state: state.sequence)
+    assert newest.progress == 1
 
 
 def test_another_image_begins_anew(rig: Rig) -> None:
@@ -204,6 +214,28 @@ def test_an_image_on_trial_that_is_left_is_bad(rig: Rig) -> None:
     assert rig.rom.boot(0).image == OLD
     with pytest.raises(DeviceError, match="slot B is bad and cannot be confirmed"):
         running.confirm()
+
+
+def test_a_cut_between_confirming_and_the_fuses_leaves_a_confirmed_image(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updater = rig.updater(Slot.A)
+    written(updater, NEWER)
+    updater.finish()
+    updater.activate()
+    running = rig.updater(rig.rom.boot(0).slot)
+
+    def cut(_value: int) -> None:
+        raise PowerCutError("now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.fuses, "raise_security_counter", cut)
+        with pytest.raises(PowerCutError):
+            running.confirm()
+    assert rig.fuses.security_counter == 1
+    decision = rig.rom.boot(0)
+    assert (decision.image, decision.reason) == (NEWER, Reason.CONFIRMED)
+    assert rig.fuses.security_counter == 2
 
 
 def test_recovery_needs_no_confirming(rig: Rig) -> None:
@@ -370,4 +402,4 @@ class Board(RuleBasedStateMachine):
 
 
 TestBoard = Board.TestCase
-TestBoard.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestBoard.settings = settings(deadline=None, max_examples=100, stateful_step_count=40)
