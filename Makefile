@@ -2,7 +2,7 @@
 # PYTHON chooses the interpreter when an environment is made: make demo PYTHON=python3.12
 SHELL = /bin/sh
 .SUFFIXES:
-.PHONY: help demo bench test lint format lock clean
+.PHONY: help demo bench test sweep lint format lock clean
 .DEFAULT_GOAL := help
 
 # The environments are complete; what steers the caller's own Python must not reach into them.
@@ -29,6 +29,10 @@ test: ## run all tests, on both DLA backends where Python 3.11 is to be had
 	@.ci/setup
 	@.ci/setup tflite-runtime
 	$(BIN)/python -m pytest $(ARGS)
+
+sweep: ## cut an emulated board's power at every operation of an update, and see that it still boots (ARGS="--seed 2")
+	@.ci/setup
+	@$(BIN)/python -m tests.firmware.boot.sweep $(ARGS)
 
 lint: ## check style, format and types
 	@.ci/setup

@@ -13,6 +13,7 @@
     │   └── RemoteProtocolError   the other side sent what the protocol forbids
     │       └── FrameError        a frame or message cannot be decoded; has a status or drop reason
     ├── DeviceError               the emulated hardware: bus, flash, boot
+    ├── PowerCutError             the emulated board lost its power; no DeviceError, so that nothing handles it as one
     ├── NapuTimeoutError          no answer in time (also a TimeoutError)
     ├── ClosedError               the client or link was closed
     └── StatusError               the appliance answered with a status that is not OK
@@ -72,6 +73,10 @@ class FrameError(RemoteProtocolError):
 
 class DeviceError(NapuError):
     """The emulated hardware refused: bus, flash or boot."""
+
+
+class PowerCutError(NapuError):
+    """The emulated board lost its power; its chips answer nothing until it is back."""
 
 
 class NapuTimeoutError(NapuError, TimeoutError):
