@@ -109,6 +109,8 @@ def node_process(directory: Path, *options: str, python: Path | str = sys.execut
     flash, log = directory / "flash", directory / "node.log"
     reader, writer = os.pipe()
     command = [str(python), "-m", "appliance.cli", "--flash", str(flash), "--link", "udp:127.0.0.1:0"]
+    if "--access" not in options:
+        command += ["--access", "open"]
     with log.open("ab") as sink, os.fdopen(reader, "rb") as announced:
         process = subprocess.Popen(
             [*command, "--ready-fd", str(writer), *options], pass_fds=[writer], stdout=sink, stderr=sink, cwd=ROOT
