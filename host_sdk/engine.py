@@ -39,6 +39,7 @@ class Engine:
 
     Attributes:
         closed: Whether it was closed.
+        generator: Source of everything that is drawn.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class Engine:
         self.link = link
         self._now = now
         self.closed = self._full = False
-        self.requester = Requester(link.mtu, generator or random.SystemRandom(), limits, link.smallest, tenant)
+        self.generator = generator or random.SystemRandom()
+        self.requester = Requester(link.mtu, self.generator, limits, link.smallest, tenant)
 
     def submit(self, request: Request) -> int:
         """Queue a request outside sessions; return the token of its events.
