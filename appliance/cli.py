@@ -27,7 +27,8 @@ from appliance.profile import available_profiles, load_profile
 from firmware.boot.rom import boot
 from firmware.boot.user import NOBODY, User, find_user
 from firmware.image import IMAGE_OBJECT, MAX_IMAGE, build_image
-from host_sdk.wire.errors import ConfigError, NapuError
+from firmware.services.access import CREDENTIALS_OBJECT, MODE_OBJECT, MUTUAL, OPEN
+from host_sdk.wire.errors import ConfigError, NapuError, NotAuthenticatedError
 from host_sdk.wire.links.auto import SPECS, open_link
 from host_sdk.wire.links.base import Link
 
@@ -66,6 +67,48 @@ def provision(flash: Flash, pipelines: list[Path]) -> None:
     flash.write(FACTORY_OBJECT, b"1")
 
 
+def provision_access(flash: Flash, mode: str, directory: Path | None) -> str:
+    """Write to a flash who may control the device, and the credentials by which it is known.
+
+    Args:
+        flash: The device's flash.
+        mode: OPEN or MUTUAL.
+        directory: Identity of the device, as ``napu ca device`` makes it; None for what the flash holds already.
+
+    Returns:
+        The device that the credentials are about; empty where access is open.
+
+    Raises:
+        ConfigError: There are no credentials, or they cannot be used.
+    """
+    flash.write(MODE_OBJECT, mode.encode())
+    if mode == OPEN:
+        return ""
+    # Here, as certificates take megabytes that an open node can do without.
+    from host_sdk.wire.secure.credentials import Credentials
+
+    if directory is not None:
+        try:
+            names = ("authority.pem", "certificate.pem", "key.pem", "revoked.pem")
+            credentials = Credentials(*((directory / name).read_bytes() for name in names))
+        except OSError as error:
+            raise ConfigError(f"{directory} holds no device's identity: {error}; 'napu ca device' makes one") from None
+        flash.directory.chmod(0o700)
+        flash.write(CREDENTIALS_OBJECT, credentials.encode())
+    elif CREDENTIALS_OBJECT not in flash.list():
+        raise ConfigError(
+            "access is mutual, and the node has no credentials: give it --credentials DIR, which 'napu ca device' "
+            "makes; or let anybody control it with --access open"
+        )
+    else:
+        credentials = Credentials.decode(flash.read(CREDENTIALS_OBJECT))
+    credentials.context(server=True)
+    try:
+        return credentials.trust().device(credentials.own(), time.time()).name
+    except NotAuthenticatedError as error:
+        raise ConfigError(f"the node's credentials do not count: {error.detail}") from None
+
+
 def factory_pipelines() -> list[Path]:
     """Return the directories of the pipelines that ship with the project."""
     with resources.as_file(resources.files("appliance.models")) as models:
@@ -93,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     option = parser.add_argument
     option("--flash", type=Path, help="directory that is the node's flash; by default one that ends with the node")
     option("--link", default="auto", help=f"what carries frames: {', '.join(SPECS)} (auto)")
+    access = "who may control it: those with a certificate, or anybody (mutual)"
+    option("--access", default=MUTUAL, choices=(MUTUAL, OPEN), help=access)
+    option("--credentials", type=Path, help="the device's identity, from 'napu ca device'; kept in the flash")
     option("--profile", default="napu-s", help=f"hardware: {', '.join(available_profiles())} or a .toml file (napu-s)")
     option("--backend", default="litert", help=f"DLA backend: {', '.join(BACKENDS)} (litert)")
     option("--poll", default="adaptive", help=f"how it waits for frames: {', '.join(POLL_MODES)} (adaptive)")
@@ -131,10 +177,13 @@ def node(arguments: argparse.Namespace) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         store = Flash(directory, hardware.limits.flash_bytes)
         provision(store, arguments.pipeline or factory_pipelines())
+        certified = provision_access(store, arguments.access, arguments.credentials)
+        _log.log(logging.WARNING if arguments.access == OPEN else logging.INFO, "access: %s", arguments.access)
         choice = open_link(arguments.link)
         _log.info("link: %s", choice.reason)
         # Over UDP many nodes may be bound to the same address, each on a machine of its own.
-        device_id = store.read(DEVICE_OBJECT).decode() if choice.link.kind == "udp" else ""
+        own_id = store.read(DEVICE_OBJECT).decode() if choice.link.kind == "udp" else ""
+        device_id = certified or own_id
         options = DeviceOptions(
             arguments.name, arguments.backend, arguments.poll, device_id, dla_threads=arguments.dla_threads
         )

@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 
 from firmware.packing import MapReader
+from firmware.services.access import ANYBODY, Access, Caller, permit
 from firmware.services.health import Health
 from firmware.services.identity import Identity
 from firmware.services.logs import MAX_LINES, Logs
@@ -26,6 +27,7 @@ from host_sdk.wire.errors import (
     StatusError,
     UnknownOperationError,
 )
+from host_sdk.wire.roles import Role
 from host_sdk.wire.schema import MAX_DETAIL, Status
 
 _log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Services:
     statistics: Statistics
     logs: Logs
     health: Health
+    access: Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,11 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation: its handler, which returns the map to answer with, and its arguments."""
+    """One operation: its handler, which returns the map to answer with, its arguments, the lowest role that may ask."""
 
     handler: Callable[[Services, dict[str, Any]], dict[str, Any]]
     arguments: tuple[Argument, ...] = ()
+    role: Role = Role.ADMIN
 
 
 def _remove(services: Services, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -76,21 +80,38 @@ def _remove(services: Services, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 OPERATIONS: dict[str, Operation] = {
-    "identity": Operation(lambda services, _: services.identity.describe()),
-    "pipelines": Operation(lambda services, _: {"pipelines": services.pipelines.describe()}),
+    "identity": Operation(lambda services, _: services.identity.describe(), role=Role.NOBODY),
+    "pipelines": Operation(
+        lambda services, _: {"pipelines": services.pipelines.describe()},
+        role=Role.VIEWER,
+    ),
     "pipeline.install": Operation(
         lambda services, given: {"pipeline": services.pipelines.install(given["package"])},
         (Argument("package", bytes),),
+        Role.OPERATOR,
     ),
-    "pipeline.remove": Operation(_remove, (Argument("name", str),)),
-    "stats": Operation(lambda services, _: services.statistics.describe()),
-    "health": Operation(lambda services, _: services.health.describe()),
+    "pipeline.remove": Operation(_remove, (Argument("name", str),), Role.OPERATOR),
+    "stats": Operation(lambda services, _: services.statistics.describe(), role=Role.VIEWER),
+    "health": Operation(lambda services, _: services.health.describe(), role=Role.VIEWER),
     "logs": Operation(
         lambda services, given: services.logs.after(given["after"], given["limit"]),
         (Argument("after", int, 0), Argument("limit", int, MAX_LINES, low=1, high=MAX_LINES)),
+        Role.VIEWER,
+    ),
+    "access.revoke": Operation(
+        lambda services, given: services.access.revoke(given["list"]),
+        (Argument("list", bytes),),
+        Role.ADMIN,
     ),
 }
-_KNOWN_KEYS = {"op"} | {argument.name for operation in OPERATIONS.values() for argument in operation.arguments}
+# What carries the records of a secure stream; the gate takes it, as its answer depends on who sent it.
+SECURE = "secure"
+SECURE_ARGUMENTS = (Argument("stream", int, low=1), Argument("offset", int), Argument("records", bytes))
+_KNOWN_KEYS = {"op", "id"} | {
+    argument.name
+    for arguments in (SECURE_ARGUMENTS, *(operation.arguments for operation in OPERATIONS.values()))
+    for argument in arguments
+}
 
 
 class Control:
@@ -99,36 +120,43 @@ class Control:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    def handle(self, body: bytes) -> tuple[Status, bytes]:
+    def handle(self, body: bytes, caller: Caller) -> tuple[Status, bytes]:
         """Carry out what the body of a CONTROL message asks for; return the status and body of the answer."""
         try:
             given = decode_body(body)
         except StatusError as error:
-            return _failure(error)
-        return self.execute(given.pop("op"), given)
+            return failure(error)
+        return self.execute(given.pop("op"), given, caller)
 
-    def execute(self, name: str, given: dict[str, Any]) -> tuple[Status, bytes]:
-        """Carry out an operation; return the status and body of the answer.
+    def role(self, name: str) -> Role:
+        """Return the lowest role that may ask for an operation."""
+        operation = OPERATIONS.get(name)
+        return operation.role if operation else Role.VIEWER
+
+    def execute(self, name: str, given: dict[str, Any], caller: Caller) -> tuple[Status, bytes]:
+        """Carry out an operation for somebody; return the status and body of the answer.
 
         Raises:
             ClosedError: The hardware has gone.
         """
         try:
+            # Before anything else, so that those who may not ask learn nothing.
+            permit(caller, name[:80], self.role(name))
             operation = OPERATIONS.get(name)
             if operation is None:
                 raise UnknownOperationError(f"there is no operation {name[:80]!r}; there are {', '.join(OPERATIONS)}")
-            arguments = {argument.name: _check(argument, given) for argument in operation.arguments}
+            arguments = arguments_of(operation.arguments, given)
             return Status.OK, msgpack.packb(operation.handler(self._services, arguments))
         except ClosedError:
             raise
         except StatusError as error:
-            return _failure(error)
+            return failure(error)
         except DeviceError as error:
             _log.error("operation %s: %s", name, error)
-            return _failure(InternalError(str(error)))
+            return failure(InternalError(str(error)))
         except Exception as error:  # noqa: BLE001 - one bad request must not end the service of all others
             _log.exception("operation %s failed", name)
-            return _failure(InternalError(f"{type(error).__name__}; the log says more"))
+            return failure(InternalError(f"{type(error).__name__}; the log says more"))
 
 
 def decode_body(body: bytes) -> dict[str, Any]:
@@ -153,6 +181,30 @@ def decode_body(body: bytes) -> dict[str, Any]:
     return given
 
 
+def arguments_of(arguments: tuple[Argument, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """Return an operation's arguments as they are given, or as they are where they are not.
+
+    Raises:
+        BadArgumentError: One is missing, of another type or out of range.
+    """
+    return {argument.name: _check(argument, given) for argument in arguments}
+
+
+class OpenGate:
+    """The gate of an appliance with open access: whoever asks is an administrator."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def handle(self, _peer: int, body: bytes) -> tuple[Status, bytes]:
+        """Carry out what the body of a CONTROL message asks for; return the status and body of the answer.
+
+        Raises:
+            ClosedError: The hardware has gone.
+        """
+        return self._control.handle(body, ANYBODY)
+
+
 def _check(argument: Argument, given: dict[str, Any]) -> Any:
     value: Any = given.get(argument.name)
     if value is None:
@@ -166,7 +218,8 @@ def _check(argument: Argument, given: dict[str, Any]) -> Any:
     return value
 
 
-def _failure(error: StatusError) -> tuple[Status, bytes]:
+def failure(error: StatusError) -> tuple[Status, bytes]:
+    """Return the status and body that say what was wrong."""
     sentence = error.detail.encode(errors="replace")[:MAX_DETAIL]
     # The cut may have gone through a character.
     return error.status, sentence.decode(errors="ignore").encode()

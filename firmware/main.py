@@ -8,10 +8,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from appliance.board.regmap import SendStatus
-from firmware.control import Control, Services
+from firmware.control import Control, OpenGate, Services
 from firmware.hal import Hal, Letter
+from firmware.services.access import NOBODY, OPEN, Access
 from firmware.services.discovery import beacon, reply
 from firmware.services.health import Health
 from firmware.services.identity import Identity
@@ -22,6 +24,9 @@ from firmware.services.throttle import Throttle
 from firmware.version import VERSION
 from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import Opcode, Status
+
+if TYPE_CHECKING:
+    from firmware.secure.gate import MutualGate
 
 _log = logging.getLogger(__name__)
 WATCHDOG_MS = 8000  # far longer than any work of the firmware's own; what the hardware takes does not count
@@ -37,15 +42,19 @@ class Firmware:
         hal: The hardware.
         digest: SHA-256 of the image that was booted, in hex.
         clock: Monotonic, in ns.
+        wall: Seconds since 1970.
     """
 
-    def __init__(self, hal: Hal, digest: str, clock: Callable[[], int]) -> None:
+    def __init__(self, hal: Hal, digest: str, clock: Callable[[], int], wall: Callable[[], float]) -> None:
         self._hal = hal
         self._pipelines = Pipelines(hal)
         self._statistics = Statistics(hal, clock)
         self._throttle = Throttle(hal)
-        identity, health = Identity(hal, digest), Health(hal, clock)
-        self._control = Control(Services(identity, self._pipelines, self._statistics, Logs(hal), health))
+        access, health = Access(hal), Health(hal, clock)
+        identity = Identity(hal, digest)
+        services = Services(identity, self._pipelines, self._statistics, Logs(hal), health, access)
+        self._control = Control(services)
+        self._gate = _make_gate(self._control, access, clock, wall)
         self._answers: OrderedDict[tuple[int, int], tuple[Status, bytes]] = OrderedDict()  # by peer and request
         self._unsent: Letter | None = None
         self._stopping = False
@@ -62,7 +71,7 @@ class Firmware:
         self._hal.start_watchdog(WATCHDOG_MS)
         self._pipelines.restore()
         self._hal.announce_ready()
-        status, identity = self._control.execute("identity", {})
+        status, identity = self._control.execute("identity", {}, NOBODY)
         if status is Status.OK:
             self._post(beacon(identity))
 
@@ -114,7 +123,7 @@ class Firmware:
     def _answer(self, letter: Letter) -> Letter:
         opcode = letter.message.header.opcode
         if opcode == Opcode.DISCOVER:
-            return reply(letter, *self._control.execute("identity", {}))
+            return reply(letter, *self._control.execute("identity", {}, NOBODY))
         if opcode == Opcode.CONTROL:
             return reply(letter, *self._once(letter))
         return reply(letter, Status.UNKNOWN_OPCODE, f"this firmware does not serve opcode {opcode:#04x}".encode())
@@ -122,11 +131,14 @@ class Firmware:
     def _once(self, letter: Letter) -> tuple[Status, bytes]:
         """Carry out an operation, or repeat the answer to one that was sent again because it took its time."""
         key = (letter.peer, letter.message.header.request)
-        if key not in self._answers:
-            self._answers[key] = self._control.handle(letter.message.body)
+        if key in self._answers:
+            return self._answers[key]
+        answer = self._gate.handle(letter.peer, letter.message.body)
+        if answer[0] is not Status.BUSY:  # nothing was done, and a copy may find room
+            self._answers[key] = answer
             if len(self._answers) > REMEMBERED:
                 self._answers.popitem(last=False)
-        return self._answers[key]
+        return answer
 
     def _post(self, letter: Letter) -> bool:
         status = self._hal.send(letter)
@@ -134,6 +146,17 @@ class Firmware:
             _log.error("the hardware refuses to send opcode %#04x", letter.message.header.opcode)
         self._unsent = letter if status is SendStatus.FULL else None
         return self._unsent is None
+
+
+def _make_gate(
+    control: Control, access: Access, clock: Callable[[], int], wall: Callable[[], float]
+) -> "OpenGate | MutualGate":
+    if access.mode == OPEN:
+        return OpenGate(control)
+    # Here, as TLS takes megabytes that an open appliance can do without.
+    from firmware.secure.gate import MutualGate
+
+    return MutualGate(control, access, clock, wall)
 
 
 def main(arguments: list[str]) -> int:
@@ -150,7 +173,7 @@ def main(arguments: list[str]) -> int:
     waker, wake = socket.socketpair()
     with socket.socket(fileno=int(bus_fd)) as bus, socket.socket(fileno=int(irq_fd)) as line, waker, wake:
         try:
-            firmware = Firmware(Hal(bus, line), digest, time.monotonic_ns)
+            firmware = Firmware(Hal(bus, line), digest, time.monotonic_ns, time.time)
             waker.setblocking(False)
             signal.signal(signal.SIGTERM, firmware.stop)
             signal.set_wakeup_fd(waker.fileno())

@@ -6,8 +6,9 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from host_sdk.access.identity import Identity
 from host_sdk.engine import connect
-from host_sdk.operations import InferOptions, Operation, Operations, Timeout
+from host_sdk.operations import InferOptions, Operation, Operations, Timeout, secure_control
 from host_sdk.results import Appliance, Inference, Pipeline
 from host_sdk.running import Running
 from host_sdk.streams import Data, Stream, Streams, is_inference
@@ -17,6 +18,7 @@ from host_sdk.wire.exchange.pace import RequesterLimits
 from host_sdk.wire.links.base import Link
 
 Result = TypeVar("Result")
+_SECURE_OPERATIONS = 8  # that are under way at once
 
 
 class _Inferences:
@@ -94,10 +96,12 @@ class AsyncNapuClient:
         limits: RequesterLimits | None = None,
         tenant: str = "",
         resume: Sequence[bytes] = (),
+        identity: Identity | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._engine, targets = connect(link, target, limits, tenant, resume)
-        self._operations = Operations(self._engine, timeout or Timeout(), targets)
+        secure = secure_control(self._engine, identity)
+        self._operations = Operations(self._engine, timeout or Timeout(), targets, secure)
         self._streams = Streams(self._operations)
         self._limits = limits or RequesterLimits()
         self._waiting: dict[int, tuple[Running, asyncio.Future[Any]]] = {}
@@ -105,6 +109,8 @@ class AsyncNapuClient:
         self._added: dict[Stream, _Inferences] = {}  # with items to submit at the next turn
         self._dead: NapuError | None = None
         self._timer: asyncio.TimerHandle | None = None
+        # Each operation that is under way takes a stream of its own, of which an appliance holds only some.
+        self._secured = asyncio.Semaphore(_SECURE_OPERATIONS)
         self._loop.add_reader(self._engine.link.fileno(), self._turn)
 
     @property
@@ -244,6 +250,12 @@ class AsyncNapuClient:
     # ---- the loop ------------------------------------------------------------------------------------------------
 
     async def _run(self, operation: Operation[Result]) -> Result:
+        if self._operations.secure is None:
+            return await self._run_at_once(operation)
+        async with self._secured:
+            return await self._run_at_once(operation)
+
+    async def _run_at_once(self, operation: Operation[Result]) -> Result:
         future: asyncio.Future[Result] = self._loop.create_future()
         running = Running(self._engine, operation)
         self._follow(running, future)

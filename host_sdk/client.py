@@ -6,8 +6,9 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from host_sdk.access.identity import Identity
 from host_sdk.engine import connect
-from host_sdk.operations import InferOptions, Operation, Operations, Timeout
+from host_sdk.operations import InferOptions, Operation, Operations, Timeout, secure_control
 from host_sdk.results import Appliance, Inference, Pipeline
 from host_sdk.running import Running
 from host_sdk.streams import Data, Stream, Streams, is_inference
@@ -30,10 +31,11 @@ class NapuClient:
         limits: Window and retransmission.
         tenant: On whose behalf requests are made.
         resume: Tickets of sessions to go on with, as :meth:`tickets` of another client gave them.
+        identity: Who asks for operations of the control plane; they go through TLS then, or not at all.
 
     Raises:
         LinkError: The link cannot be opened; the message says what would allow it.
-        ConfigError: An address, the link's name, the tenant's or a ticket is wrong.
+        ConfigError: An address, the link's name, the tenant's, a ticket or the identity is wrong.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class NapuClient:
         limits: RequesterLimits | None = None,
         tenant: str = "",
         resume: Sequence[bytes] = (),
+        identity: Identity | None = None,
     ) -> None:
         self._engine, targets = connect(link, target, limits, tenant, resume)
-        self._operations = Operations(self._engine, timeout or Timeout(), targets)
+        secure = secure_control(self._engine, identity)
+        self._operations = Operations(self._engine, timeout or Timeout(), targets, secure)
         self._streams = Streams(self._operations)
         self._limits = limits or RequesterLimits()
         self._running: dict[int, Running] = {}

@@ -40,6 +40,7 @@ class Engine:
 
     Attributes:
         closed: Whether it was closed.
+        generator: Source of everything that is drawn.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class Engine:
         self.link = link
         self._now = now
         self.closed = self._full = False
+        self.generator = generator or random.SystemRandom()
         limits = limits or RequesterLimits()
         asked = min(limits.asked_fragments, max(1, link.capacity // 2))  # more would only be lost
         limits = replace(limits, asked_fragments=asked)
-        self.requester = Requester(link.mtu, generator or random.SystemRandom(), limits, link.smallest, tenant)
+        self.requester = Requester(link.mtu, self.generator, limits, link.smallest, tenant)
 
     def submit(self, request: Request) -> int:
         """Queue a request outside sessions; return the token of its events.

@@ -1,11 +1,13 @@
 """What a client can do, once, for both skins: generators that yield requests and are sent what became of them."""
 
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgpack
 
+from host_sdk.access.identity import Identity
 from host_sdk.engine import Engine
 from host_sdk.results import Appliance, Pipeline, unpack_map
 from host_sdk.wire.errors import ConfigError, NapuTimeoutError, RemoteProtocolError, UnknownPipelineError
@@ -14,6 +16,9 @@ from host_sdk.wire.exchange.requester import Request
 from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import BROADCAST
 from host_sdk.wire.schema import Flag, Opcode
+
+if TYPE_CHECKING:  # TLS takes a while to load, and not everybody has an identity
+    from host_sdk.access.control import SecureControl
 
 Result = TypeVar("Result")
 Operation = Generator[Request, list[Event], Result]
@@ -74,11 +79,13 @@ class Operations:
 
     Attributes:
         targets: Peer keys that requests go to; found by discovery where nobody named any.
+        secure: What control goes through for a client with an identity.
     """
 
     engine: Engine
     timeout: Timeout
     targets: list[int]
+    secure: "SecureControl | None" = None
     _pipelines: dict[int, dict[str, Pipeline]] = field(default_factory=dict)
 
     def discover(self) -> Operation[list[Appliance]]:
@@ -90,6 +97,8 @@ class Operations:
                 address = self.engine.link.format_address(event.peer)
                 try:
                     found[event.peer] = Appliance.parse(event.peer, address, unpack_map(event.body))
+                    if self.secure:
+                        self.secure.announced(event.peer, found[event.peer].device)
                 except RemoteProtocolError:
                     self.engine.requester.ignore()
         return sorted(found.values(), key=lambda appliance: appliance.key)
@@ -129,6 +138,9 @@ class Operations:
             StatusError: The appliance refuses.
             NapuTimeoutError: It does not answer.
         """
+        if self.secure:
+            address, asked = self.engine.link.format_address(peer), {"op": operation, **arguments}
+            return (yield from self.secure.ask(peer, address, asked, ns(self.timeout.control)))
         body = msgpack.packb({"op": operation, **arguments})
         (answer,) = yield Request(peer, Header(Opcode.CONTROL, 0, Flag.CRC), body, ns(self.timeout.control))
         if isinstance(answer, Announced):
@@ -195,6 +207,23 @@ class Operations:
         chosen = [(peer, share) for peer, share in zip(self.targets, shares, strict=True) if share]
         self.targets = [*self.targets[:last], *self.targets[last + 1 :], self.targets[last]]  # among equals: in turn
         return chosen
+
+
+def secure_control(engine: Engine, identity: Identity | None) -> "SecureControl | None":
+    """Return what control goes through for a client with an identity; None for one without.
+
+    Raises:
+        ConfigError: The identity cannot be used; the engine is closed then.
+    """
+    if identity is None:
+        return None
+    from host_sdk.access.control import SecureControl
+
+    try:
+        return SecureControl(identity, engine.generator.getrandbits, time.time)
+    except ConfigError:
+        engine.close()
+        raise
 
 
 def ns(seconds: float) -> int:

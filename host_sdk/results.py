@@ -168,6 +168,7 @@ class Appliance:
         credits: Requests that a session may have outstanding.
         firmware: version, digest, epoch and pid.
         pipelines: Name to handle.
+        access: ``mutual``, or ``open`` where anybody may control it.
     """
 
     key: int
@@ -180,6 +181,7 @@ class Appliance:
     credits: int
     firmware: dict[str, Any]
     pipelines: dict[str, int]
+    access: str
 
     @classmethod
     def parse(cls, key: int, address: str, data: Any) -> "Appliance":
@@ -207,6 +209,7 @@ class Appliance:
                 "pid": firmware.number("pid"),
             },
             pipelines={pipeline.text("name"): pipeline.number("handle", 1 << 16) for pipeline in listed},
+            access=entry.text("access") if "access" in data else "open",  # as it was before there was a choice
         )
 
 

@@ -33,6 +33,8 @@ class Rule:
 RULES = {
     "host_sdk": Rule(("host_sdk",), ("msgpack", "numpy")),
     "host_sdk.wire": Rule((), ("google_crc32c", "msgpack", "numpy")),
+    "host_sdk.wire.secure": Rule(("host_sdk.wire",), ("OpenSSL", "cryptography", "msgpack")),
+    "host_sdk.access": Rule(("host_sdk",), ("cryptography", "msgpack")),
     "host_sdk.wire.links": Rule(("host_sdk.wire",), ("numpy", "pyroute2")),
     "host_sdk.bench": Rule(("host_sdk",), ("hdrh", "matplotlib", "msgpack", "numpy")),
     "host_sdk.bench.servers": Rule(  # programs of their own: each runs in an environment made for it
@@ -52,6 +54,7 @@ RULES = {
     ),
     "firmware": Rule(("host_sdk.wire", "appliance.board.regmap"), ("msgpack",)),
     "firmware.image": Rule(("host_sdk.wire", "firmware.version"), ("cryptography",)),
+    "firmware.secure": Rule(("host_sdk.wire", "firmware"), ("cryptography", "msgpack")),
     "firmware.cli": Rule(("host_sdk.wire", "firmware"), ("typer",)),
 }
 EMPTY = ("host_sdk/__init__.py", "host_sdk/lab/__init__.py")
@@ -213,7 +216,7 @@ def test_nothing_but_the_three_packages_is_packaged() -> None:
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
-import google_crc32c, msgpack, numpy
+import cryptography.x509, google_crc32c, msgpack, numpy, OpenSSL.SSL
 events = []
 
 def hook(event, arguments):

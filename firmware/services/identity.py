@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from firmware.hal import Hal
+from firmware.services.access import access_mode
 from firmware.version import VERSION
 from host_sdk.wire.schema import VERSION as PROTOCOL
 
@@ -21,11 +22,12 @@ class Identity:
         self._constant = {
             **hal.facts(),
             "protocol": PROTOCOL,
+            "access": access_mode(hal),
             "firmware": {"version": VERSION, "digest": digest, "epoch": hal.epoch(), "pid": os.getpid()},
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return the map of ANNOUNCE: device, name, address, profile, link, mtu, credits, protocol and so on."""
+        """Return the map of ANNOUNCE: device, name, address, profile, link, mtu, credits, access and so on."""
         served = [{key: pipeline[key] for key in ("name", "handle", "digest")} for pipeline in self._hal.pipelines()]
         counters = {name: count for name, count in self._hal.counters().items() if count and _of_discovery(name)}
         return {**self._constant, "pipelines": served, "counters": counters}

@@ -60,7 +60,7 @@ class NapuSystem:
         directory = workload.directory / self.name
         directory.mkdir()
         pipeline = workload.model.write_pipeline(directory)
-        common = ["--profile", PROFILE, "--pipeline", str(pipeline)]
+        common = ["--access", "open", "--profile", PROFILE, "--pipeline", str(pipeline)]
         command = [sys.executable, "-m", "appliance.cli", *common]
         with ExitStack() as stack:
             if self._link == "udp":

@@ -3,6 +3,7 @@
 import typer
 
 from host_sdk.cli.bench import bench
+from host_sdk.cli.ca import ca_app
 from host_sdk.cli.demo import demo
 from host_sdk.cli.lab import lab_app, link
 from host_sdk.cli.manage import console, status
@@ -27,5 +28,6 @@ app.command()(stats)
 app.command()(console)
 app.command()(status)
 app.add_typer(lab_app, name="lab")
+app.add_typer(ca_app, name="ca")
 app.command()(link)
 app.command()(bench)

@@ -24,6 +24,7 @@ def node_command(appliance: Appliance, link: str) -> list[str]:
     return [
         *(sys.executable, "-m", "appliance.cli"),
         *("--flash", "{flash}", "--ready-fd", "{ready_fd}"),
+        *("--access", "open"),
         *("--link", f"{link}:eth0", "--profile", appliance.profile, "--name", appliance.name),
         *appliance.arguments,
     ]

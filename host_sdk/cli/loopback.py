@@ -52,6 +52,7 @@ class LoopbackNodes:
         owner_reader, owner = os.pipe()
         stack.callback(os.close, owner)
         command = [sys.executable, "-m", "appliance.cli", "--profile", self._profile, "--link", f"udp:{host}"]
+        command += ["--access", "open"]
         command += ["--name", host, "--ready-fd", str(ready_writer), "--owner-fd", str(owner_reader)]
         try:
             process = subprocess.Popen(

@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from host_sdk.access.identity import Identity
 from host_sdk.client import NapuClient
 from host_sdk.lab.lab import Lab
 from host_sdk.operations import Timeout
@@ -20,6 +22,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SILENT = 3
 
+IDENTITY = "NAPU_IDENTITY"  # names the directory of the identity where --identity does not
 INSIDE = "NAPU_INSIDE_LAB"  # names the lab whose host this process already is
 
 _UNBROKEN = 1000  # columns where nobody looks at a screen: lines are not broken, so that grep and awk find them whole
@@ -37,6 +40,10 @@ TargetOption = Annotated[
 LabOption = Annotated[
     str,
     typer.Option(help="Act as the host of this lab; by default of the only one that is up, if --link is not given."),
+]
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the identity to ask as; by default that in NAPU_IDENTITY.", file_okay=False),
 ]
 TimeoutOption = Annotated[float, typer.Option(min=0.01, max=3600, help="Seconds to wait for an answer.")]
 
@@ -62,18 +69,34 @@ def table(*columns: str) -> Table:
 
 
 @contextmanager
-def client(link: str, target: list[str] | None, lab: str, timeout: float = 5.0) -> Iterator[NapuClient]:
-    """Open a client on the link, or as the host of a lab.
+def client(
+    link: str, target: list[str] | None, lab: str, timeout: float = 5.0, identity: Path | None = None
+) -> Iterator[NapuClient]:
+    """Open a client on the link, or as the host of a lab; it asks as an identity where there is one.
 
     Raises:
-        NapuError: The lab is not up or the link cannot be opened.
+        NapuError: The lab is not up, the identity is none, or the link cannot be opened.
     """
     name = _choose_lab(lab, link)
     if name:
         become_host(name)
     place = "auto:eth0" if os.environ.get(INSIDE) and link == "auto" else link
-    with NapuClient(place, target, timeout=Timeout(request=timeout, control=timeout)) as opened:
+    directory = identity or os.environ.get(IDENTITY)
+    who = Identity.load(directory) if directory else None
+    with NapuClient(place, target, timeout=Timeout(request=timeout, control=timeout), identity=who) as opened:
         yield opened
+
+
+def addresses(napu: NapuClient, target: list[str] | None) -> list[str]:
+    """Return the addresses that were named, or those of all appliances that answer.
+
+    Raises:
+        ConfigError: None answers.
+    """
+    found = target or [entry.address for entry in napu.discover()]
+    if not found:
+        raise ConfigError("no appliance answered; is one on this link? 'napu lab up' makes some")
+    return found
 
 
 def _choose_lab(lab: str, link: str) -> str:

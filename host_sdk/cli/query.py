@@ -8,18 +8,19 @@ import numpy as np
 import typer
 
 from host_sdk.cli.output import (
+    IdentityOption,
     JsonOption,
     LabOption,
     LinkOption,
     TargetOption,
     TimeoutOption,
+    addresses,
     client,
     failures,
     out,
     print_json,
     table,
 )
-from host_sdk.client import NapuClient
 from host_sdk.operations import InferOptions
 from host_sdk.results import Inference
 from host_sdk.streams import Data
@@ -38,12 +39,13 @@ def discover(
     if as_json:
         print_json({"link": kind, "appliances": [_fields(entry) for entry in found]})
     elif found:
-        shown = table("ADDRESS", "NAME", "PROFILE", "LINK", "MTU", "CREDITS", "FIRMWARE", "PIPELINES")
+        shown = table("ADDRESS", "NAME", "PROFILE", "LINK", "MTU", "CREDITS", "ACCESS", "FIRMWARE", "PIPELINES")
         for entry in found:
             firmware = f"{entry.firmware['version']} ({entry.firmware['digest'][:8]}, epoch {entry.firmware['epoch']})"
             numbers = (str(entry.mtu), str(entry.credits))
             names = ", ".join(entry.pipelines)
-            shown.add_row(entry.address, entry.name, entry.profile, entry.link, *numbers, firmware, names)
+            access = "[yellow]open[/yellow]" if entry.access == "open" else "mutual"
+            shown.add_row(entry.address, entry.name, entry.profile, entry.link, *numbers, access, firmware, names)
         out.print(shown)
     else:
         hint = "" if target or kind != "udp" else "; over UDP there is no broadcast: name appliances with --target"
@@ -60,6 +62,7 @@ def infer(
     link: LinkOption = "auto",
     target: TargetOption = None,
     lab: LabOption = "",
+    identity: IdentityOption = None,
     timeout: TimeoutOption = 5.0,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which the answer is worthless.")] = None,
     priority: Annotated[int, typer.Option(min=0, max=255, help="Higher goes first.")] = 0,
@@ -71,7 +74,7 @@ def infer(
     Exit status 0 when all were answered; else that of the first that was not.
     """
     options = InferOptions(deadline, priority, once=once)
-    with failures(as_json=as_json), client(link, target, lab, timeout) as napu:
+    with failures(as_json=as_json), client(link, target, lab, timeout, identity) as napu:
         items = [_read(file) for file in files]
         answers = list(napu.infer_many(pipeline, items, options=options, return_errors=True))
     if as_json:
@@ -138,15 +141,13 @@ def stats(
     link: LinkOption = "auto",
     target: TargetOption = None,
     lab: LabOption = "",
+    identity: IdentityOption = None,
     every: Annotated[bool, typer.Option("--all", help="Print counters that are 0 as well.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print the counters of each appliance: of its hardware and of its firmware."""
-    with failures(as_json=as_json), client(link, target, lab) as napu:
-        addresses = target or [entry.address for entry in napu.discover()]
-        if not addresses:
-            raise ConfigError("no appliance answered; is one on this link?")
-        counters = {address: napu.stats(address) for address in addresses}
+    with failures(as_json=as_json), client(link, target, lab, identity=identity) as napu:
+        counters = {address: napu.stats(address) for address in addresses(napu, target)}
     if as_json:
         print_json({"appliances": counters})
         return
@@ -165,13 +166,14 @@ def pipelines(
     link: LinkOption = "auto",
     target: TargetOption = None,
     lab: LabOption = "",
+    identity: IdentityOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the pipelines of each appliance."""
     if context.invoked_subcommand:
         return
-    with failures(as_json=as_json), client(link, target, lab) as napu:
-        listed = {address: napu.pipelines(address) for address in _addresses(napu, target)}
+    with failures(as_json=as_json), client(link, target, lab, identity=identity) as napu:
+        listed = {address: napu.pipelines(address) for address in addresses(napu, target)}
     if as_json:
         print_json({"appliances": {address: [_fields(entry) for entry in found] for address, found in listed.items()}})
         return
@@ -192,16 +194,17 @@ def install(
     link: LinkOption = "auto",
     target: TargetOption = None,
     lab: LabOption = "",
+    identity: IdentityOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Install a pipeline on each appliance; one of the same name is replaced."""
     from appliance.pipelines.package import pack_directory
 
-    with failures(as_json=as_json), client(link, target, lab, 30.0) as napu:
+    with failures(as_json=as_json), client(link, target, lab, 30.0, identity) as napu:
         package = pack_directory(directory)
         answers = {
             address: napu.control("pipeline.install", target=address, package=package)
-            for address in _addresses(napu, target)
+            for address in addresses(napu, target)
         }
     if as_json:
         print_json({"appliances": answers})
@@ -216,25 +219,19 @@ def remove(
     link: LinkOption = "auto",
     target: TargetOption = None,
     lab: LabOption = "",
+    identity: IdentityOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Remove a pipeline from each appliance."""
-    with failures(as_json=as_json), client(link, target, lab) as napu:
+    with failures(as_json=as_json), client(link, target, lab, identity=identity) as napu:
         answers = {
-            address: napu.control("pipeline.remove", target=address, name=name) for address in _addresses(napu, target)
+            address: napu.control("pipeline.remove", target=address, name=name) for address in addresses(napu, target)
         }
     if as_json:
         print_json({"appliances": answers})
     else:
         for address in answers:
             out.print(f"{address}: {name} removed")
-
-
-def _addresses(napu: NapuClient, target: list[str] | None) -> list[str]:
-    addresses = target or [entry.address for entry in napu.discover()]
-    if not addresses:
-        raise ConfigError("no appliance answered; is one on this link? 'napu lab up' makes some")
-    return addresses
 
 
 def _fields(value: Any) -> Any:

@@ -224,6 +224,18 @@ class NoSpaceError(StatusError):
     status = Status.NO_SPACE
 
 
+class NotAuthenticatedError(StatusError):
+    """A certificate is missing or does not count, or the secure stream was broken."""
+
+    status = Status.NOT_AUTHENTICATED
+
+
+class NotPermittedError(StatusError):
+    """The caller's role does not allow this operation."""
+
+    status = Status.NOT_PERMITTED
+
+
 STATUS_ERRORS: dict[Status, type[StatusError]] = {cls.status: cls for cls in StatusError.__subclasses__()}
 
 

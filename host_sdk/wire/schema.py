@@ -16,6 +16,7 @@ MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one message, extensions, trailer and 
 MAX_PACKAGE = 15 * 1024 * 1024  # bytes of a pipeline package; leaves room for the control message around it
 MAX_SESSION_WINDOW = 1024  # ids of ONCE requests that one session can have unsettled
 MAX_ARRIVED_BITS = 1024  # fragments that the bitmap of a GRANT or RESEND can speak of
+MAX_HANDSHAKE = 16 * 1024  # bytes of TLS records that a requester may send before it is authenticated
 MAX_TENANT = 64  # bytes of UTF-8 in a tenant's name
 FIRST_FRAGMENTS = 32  # fragments of a message that are sent before its receiver has said how many it takes
 MAX_DETAIL = 512  # bytes of UTF-8 in the body of a reply whose status is not OK
@@ -242,6 +243,8 @@ class Status(IntEnum):
     BAD_ARGUMENT = 65
     BAD_PIPELINE = 66
     NO_SPACE = 67
+    NOT_AUTHENTICATED = 80
+    NOT_PERMITTED = 81
 
 
 STATUS_MEANING = {
@@ -266,6 +269,8 @@ STATUS_MEANING = {
     Status.BAD_ARGUMENT: "An argument of the control operation is missing or wrong.",
     Status.BAD_PIPELINE: "The pipeline package cannot be run on this appliance.",
     Status.NO_SPACE: "Flash or memory is full; remove something first.",
+    Status.NOT_AUTHENTICATED: "Nobody has proved who asks: there is no certificate, or it does not count.",
+    Status.NOT_PERMITTED: "Who asks is known, and has not the role that this takes.",
 }
 
 

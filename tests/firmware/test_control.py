@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from firmware.control import OPERATIONS, Control, Services
 from firmware.hal import Hal
+from firmware.services.access import ANYBODY, Access
 from firmware.services.health import Health
 from firmware.services.identity import Identity
 from firmware.services.logs import Logs
@@ -27,7 +28,8 @@ def make_control(fake: FakeHal) -> Control:
     statistics = Statistics(hal, lambda: next(ticks))
     ticks_of_health = itertools.count(0, 5_000_000_000)
     health = Health(hal, lambda: next(ticks_of_health))
-    return Control(Services(Identity(hal, "ab" * 32), Pipelines(hal), statistics, Logs(hal), health))
+    services = Services(Identity(hal, "ab" * 32), Pipelines(hal), statistics, Logs(hal), health, Access(hal))
+    return Control(services)
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def control(hal: FakeHal) -> Control:
 
 
 def ask(control: Control, **body: Any) -> tuple[Status, Any]:
-    status, answer = control.handle(msgpack.packb(body))
+    status, answer = control.handle(msgpack.packb(body), ANYBODY)
     return status, msgpack.unpackb(answer) if status is Status.OK else answer.decode()
 
 
@@ -50,7 +52,7 @@ def test_identity(control: Control) -> None:
     status, identity = ask(control, op="identity")
     assert status is Status.OK
     assert sorted(identity) == [
-        "address", "counters", "credits", "device", "firmware", "link", "mtu", "name",
+        "access", "address", "counters", "credits", "device", "firmware", "link", "mtu", "name",
         "pipelines", "profile", "protocol"
     ]  # fmt: skip
     assert sorted(identity["firmware"]) == ["digest", "epoch", "pid", "version"]
@@ -118,7 +120,7 @@ def test_logs_can_be_paged(control: Control) -> None:
 
 def test_unknown_keys_are_passed_over(control: Control) -> None:
     body = msgpack.packb({"later": [[{"x": [1]}]], "op": "pipelines", "trace": {"a": msgpack.Timestamp(1)}})
-    assert control.handle(body) == (Status.OK, msgpack.packb({"pipelines": []}))
+    assert control.handle(body, ANYBODY) == (Status.OK, msgpack.packb({"pipelines": []}))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_unknown_keys_are_passed_over(control: Control) -> None:
     ],
 )
 def test_mistakes_have_a_status_and_a_sentence(control: Control, body: Any, status: Status, sentence: str) -> None:
-    got, answer = control.handle(msgpack.packb(body))
+    got, answer = control.handle(msgpack.packb(body), ANYBODY)
     assert got is status
     assert sentence in answer.decode()
 
@@ -176,7 +178,7 @@ def test_a_lost_bus_is_not_swallowed(control: Control, hal: FakeHal) -> None:
 
 
 def test_sentences_are_bounded_and_whole_characters(control: Control) -> None:
-    status, answer = control.handle(msgpack.packb({"op": "pipeline.remove", "name": "ä" * 5000}))
+    status, answer = control.handle(msgpack.packb({"op": "pipeline.remove", "name": "ä" * 5000}), ANYBODY)
     assert status is Status.UNKNOWN_PIPELINE
     assert len(answer) <= MAX_DETAIL
     answer.decode()
@@ -192,7 +194,7 @@ def test_any_bytes_get_a_status(raw: bytes) -> None:
         b"\x82\xa2op\xa4logs" + raw,
         b"\x82\xa2op\xb0pipeline.install\xa7package" + raw,
     ):
-        status, answer = control.handle(body)
+        status, answer = control.handle(body, ANYBODY)
         assert status in Status
         if status is not Status.OK:
             assert answer.decode()
@@ -213,5 +215,5 @@ def test_any_bytes_get_a_status(raw: bytes) -> None:
     ),
 )
 def test_any_arguments_get_a_status_that_is_not_internal(operation: str, arguments: dict[str, Any]) -> None:
-    status, _ = make_control(FakeHal()).handle(msgpack.packb({**arguments, "op": operation}))
+    status, _ = make_control(FakeHal()).handle(msgpack.packb({**arguments, "op": operation}), ANYBODY)
     assert status is not Status.INTERNAL

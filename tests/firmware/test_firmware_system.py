@@ -41,6 +41,7 @@ class Node:
         self, directory: Path, depth: int = 64, image: bytes | None = None, hardware: FakeHardware | None = None
     ) -> None:
         self.flash = Flash(directory, 64 << 20)
+        self.flash.write("board/access", b"open")
         if image is not None:
             self.flash.write(IMAGE_OBJECT, image)
         self.mailbox = Mailbox(depth)
@@ -320,8 +321,9 @@ def test_sigterm_ends_it_cleanly(node: Node) -> None:
     node.ready()
     node.board.stop()
     lines = [line.text for line in node.board.console.after(0) if not line.text.startswith("isolation: ")]
-    assert len(lines) == 1
-    assert lines[0].startswith("INFO firmware.main: firmware")
+    assert len(lines) == 2
+    assert "access is OPEN" in lines[0]
+    assert lines[1].startswith("INFO firmware.main: firmware")
 
 
 def test_an_idle_firmware_sleeps(node: Node) -> None:

@@ -112,6 +112,8 @@ def node_process(
     flash, log = directory / "flash", directory / "node.log"
     reader, writer = os.pipe()
     command = [str(python), "-m", "appliance.cli", "--flash", str(flash), "--link", link]
+    if "--access" not in options:
+        command += ["--access", "open"]
     with log.open("ab") as sink, os.fdopen(reader, "rb") as announced:
         process = subprocess.Popen(
             [*command, "--ready-fd", str(writer), *options], pass_fds=[writer], stdout=sink, stderr=sink, cwd=ROOT

@@ -99,7 +99,7 @@ def main() -> None:
     model: Model = find_models(MODELS if MODELS.is_dir() else None, (arguments.model,))[0]
     with tempfile.TemporaryDirectory() as directory:
         pipeline = model.write_pipeline(Path(directory))
-        node = ["-m", "appliance.cli", "--pipeline", str(pipeline), "--link", "xdp:eth0"]
+        node = ["-m", "appliance.cli", "--access", "open", "--pipeline", str(pipeline), "--link", "xdp:eth0"]
         command = pinned(1, [sys.executable, *node, "--flash", "{flash}", "--ready-fd", "{ready_fd}"])
         appliance = Appliance("napu1", default_mac(1), command=tuple(command))
         name = f"overload-{os.getpid()}"

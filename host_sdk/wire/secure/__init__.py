@@ -1,0 +1,1 @@
+"""What both ends of the secure control plane share: certificates, and TLS 1.3 over memory."""
