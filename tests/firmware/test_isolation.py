@@ -92,8 +92,8 @@ def test_a_hostile_image_gets_nowhere(tmp_path: Path) -> None:
     scenario(tmp_path)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="the test before is this one for an ordinary user")
-@pytest.mark.skipif(bool(UNREACHABLE), reason=f"Python is below {UNREACHABLE}, where ordinary users cannot go")
+@pytest.mark.skipif(os.getuid() != 0, reason="only where root; for an ordinary user the test before is this one")
+@pytest.mark.skipif(bool(UNREACHABLE), reason=f"only where users can run Python, which is below {UNREACHABLE}")
 def test_a_hostile_image_gets_nowhere_on_a_node_without_privileges() -> None:
     def body() -> None:
         with tempfile.TemporaryDirectory() as directory:

@@ -21,7 +21,9 @@ def user() -> int:
 
 
 def state(keeper: ProcessIdentity) -> LabState:
-    return LabState("bench", "up", keeper, 1500, "auto", NodeState("host", "02:00:00:00:00:00", 1, "host.log"), ())
+    return LabState(
+        "bench", "up", keeper, 1500, "auto", "switch", NodeState("host", "02:00:00:00:00:00", 1, "host.log"), ()
+    )
 
 
 needs_user = pytest.mark.skipif(os.geteuid() == 0, reason="only where not root; the unprivileged test runs this")
