@@ -31,6 +31,7 @@ DAY = 24 * 3600
 TABLE = {
     "identity": "nobody",
     "pipelines": "vera",
+    "health": "vera",
     "stats": "vera",
     "logs": "vera",
     "pipeline.install": "oleg",

@@ -106,7 +106,7 @@ def test_state_is_read_back(tmp_path: Path) -> None:
     directory = LabDirectory(tmp_path)
     assert directory.read_state() is None
     ended = NodeState("n1", "02:00:00:00:00:01", 7, "n1.log", "flash", -9, {"mtu": 1500}, "killed")
-    written = LabState("bench", "starting", ProcessIdentity(5, 99), 3400, "xdp", ended, (ended, ended))
+    written = LabState("bench", "starting", ProcessIdentity(5, 99), 3400, "xdp", "direct", ended, (ended, ended))
     directory.write_state(written)
     assert directory.read_state() == written
 
