@@ -35,6 +35,7 @@ from host_sdk.wire.links.base import Link
 FACTORY_OBJECT = "board/factory"
 DEVICE_OBJECT = "board/device"
 READY_TIMEOUT_S = 20.0
+MAX_CREDENTIAL = 512 * 1024  # bytes of a file of a device's identity
 MAX_DLA_THREADS = 64
 EXIT_USAGE = 2
 EXIT_FAILED = 1
@@ -90,7 +91,7 @@ def provision_access(flash: Flash, mode: str, directory: Path | None) -> str:
     if directory is not None:
         try:
             names = ("authority.pem", "certificate.pem", "key.pem", "revoked.pem")
-            credentials = Credentials(*((directory / name).read_bytes() for name in names))
+            credentials = Credentials(*(_read_start(directory / name) for name in names))
         except OSError as error:
             raise ConfigError(f"{directory} holds no device's identity: {error}; 'napu ca device' makes one") from None
         flash.directory.chmod(0o700)
@@ -107,6 +108,12 @@ def provision_access(flash: Flash, mode: str, directory: Path | None) -> str:
         return credentials.trust().device(credentials.own(), time.time()).name
     except NotAuthenticatedError as error:
         raise ConfigError(f"the node's credentials do not count: {error.detail}") from None
+
+
+def _read_start(path: Path) -> bytes:
+    """Return a file, or so much of it that it is no certificate any more."""
+    with path.open("rb") as file:
+        return file.read(MAX_CREDENTIAL)
 
 
 def factory_pipelines() -> list[Path]:

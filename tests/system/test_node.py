@@ -437,6 +437,8 @@ def test_an_unknown_way_of_waiting_is_a_sentence(tmp_path: Path) -> None:
         str(tmp_path),
         "--link",
         "udp:127.0.0.1:0",
+        "--access",
+        "open",
         "--poll",
         "x",
     ]

@@ -436,6 +436,18 @@ def test_a_control_needs_no_session_and_no_credit() -> None:
     assert all(token < 1 << 32 for token in tokens)
 
 
+def test_controls_that_are_answered_together_have_an_event_each() -> None:
+    bench = Bench()
+    tokens = [bench.submit() for _ in range(3)]
+    headers = bench.send()
+    replies = [
+        fragment_frames(*encode_message(Message(Header(Opcode.CONTROLLED, header.request, Flag.CRC), b"same"), 1468))
+        for header in headers
+    ]
+    bench.arrive(*[pdu for reply in replies for pdu in reply])
+    assert [answer.tokens.tolist() for answer in bench.answers()] == [[token] for token in tokens]
+
+
 def test_retransmission_backs_off_and_sends_the_same_bytes() -> None:
     bench = Bench()
     bench.submit(replace(CONTROL, timeout_ns=3000 * MS))

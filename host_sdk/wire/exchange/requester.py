@@ -351,6 +351,8 @@ class Requester:
         window = self._window(peer, header)
         if window is None or header.opcode != window.reply or not Alike.plain(header):
             return None
+        if header.opcode == Opcode.CONTROLLED:  # each operation is waited for by itself, and has an event of its own
+            return None
         return window, Alike(header)
 
     def _window(self, peer: int, header: Header) -> RequestWindow | None:
