@@ -6,34 +6,45 @@ import logging
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from appliance.board.flash import Flash
-from appliance.board.process import Launcher
+from appliance.board.fuses import Fuses, Lifecycle
+from appliance.board.nor import Nor
 from appliance.clock import WallClock
 from appliance.device import POLL_MODES, Device, DeviceOptions
 from appliance.dla.backends import BACKENDS
 from appliance.pipelines.manifest import parse_manifest
 from appliance.pipelines.package import MANIFEST_NAME, pack_directory
 from appliance.profile import available_profiles, load_profile
-from firmware.boot.rom import boot
-from firmware.boot.user import NOBODY, User, find_user
-from firmware.image import IMAGE_OBJECT, MAX_IMAGE, build_image
+from firmware.boot.resident import ResidentRom, verifier
+from firmware.boot.rom import start
+from firmware.boot.update import provision as provision_chip
+from firmware.boot.user import NOBODY, find_user
+from firmware.image import IMAGE_OBJECT, MAX_IMAGE, Policy, build_image
+from firmware.image.development import DEVELOPMENT_ROOT_HASH
+from firmware.image.keys import KeyKind
+from firmware.image.policy import ALL_KINDS
 from firmware.services.access import CREDENTIALS_OBJECT, MODE_OBJECT, MUTUAL, OPEN
-from host_sdk.wire.errors import ConfigError, NapuError, NotAuthenticatedError
+from host_sdk.wire.errors import ConfigError, DeviceError, NapuError, NotAuthenticatedError
 from host_sdk.wire.links.auto import SPECS, open_link
 from host_sdk.wire.links.base import Link
 
 FACTORY_OBJECT = "board/factory"
 DEVICE_OBJECT = "board/device"
+# In the flash's directory; no object can be named so.
+NOR_FILE = "NOR"
+NOR_UNFINISHED = "NOR.unfinished~"  # removed where it is found, as every object that was not written to its end
+FUSES_FILE = "FUSES"
+NOR_BLOCKS = 2 + 3 * 256  # slots of 1 MiB
 READY_TIMEOUT_S = 20.0
 MAX_CREDENTIAL = 512 * 1024  # bytes of a file of a device's identity
 MAX_DLA_THREADS = 64
@@ -47,7 +58,7 @@ _log = logging.getLogger("napu-node")
 
 
 def provision(flash: Flash, pipelines: list[Path]) -> None:
-    """Give an empty flash what it leaves the factory with: the firmware's image and pipelines.
+    """Give an empty flash what it leaves the factory with: pipelines, and what tells this device from others.
 
     A flash that was provisioned before is left alone, so that what was installed or removed since stays so.
 
@@ -55,8 +66,6 @@ def provision(flash: Flash, pipelines: list[Path]) -> None:
         NapuError: A pipeline cannot be packed, or the flash is too small.
     """
     present = flash.list()
-    if IMAGE_OBJECT not in present:
-        flash.write(IMAGE_OBJECT, build_image())
     if DEVICE_OBJECT not in present:
         flash.write(DEVICE_OBJECT, secrets.token_hex(6).encode())
     if FACTORY_OBJECT in present:
@@ -122,14 +131,66 @@ def factory_pipelines() -> list[Path]:
         return sorted(entry.parent for entry in models.glob(f"*/{MANIFEST_NAME}"))
 
 
-def launcher(flash: Flash, user: User) -> Launcher:
-    """Return what boots the firmware from the image in a flash, read anew at each boot, as a user where it may."""
+def open_fuses(directory: Path) -> Fuses:
+    """Return the fuses of a node; where no root key's hash was blown yet, the published development one is.
 
-    def launch(bus_fd: int, irq_fd: int, epoch: int) -> "subprocess.Popen[bytes]":
-        # One byte more than an image can have: the boot ROM sees that an endless one is, without all of it.
-        return boot(flash.read(IMAGE_OBJECT, 0, MAX_IMAGE + 1), bus_fd, irq_fd, epoch, user=user)
+    Raises:
+        DeviceError: The file cannot be used, or holds a part of another hash.
+    """
+    fuses = Fuses(directory / FUSES_FILE)
+    try:
+        blown = fuses.root_key_hash is not None
+    except DeviceError:  # by half, as a node was ended in the middle
+        blown = False
+    if not blown:
+        fuses.blow_root_key_hash(DEVELOPMENT_ROOT_HASH)
+    return fuses
 
-    return launch
+
+def fused_policy(fuses: Fuses) -> Policy:
+    """Return what a board takes by its fuses; it has no clock.
+
+    Raises:
+        DeviceError: They hold no root key's hash.
+    """
+    root_hash = fuses.root_key_hash
+    if root_hash is None:
+        raise DeviceError("the fuses hold no root key's hash")
+    kinds = ALL_KINDS if fuses.lifecycle is Lifecycle.DEVELOPMENT else frozenset((KeyKind.RELEASE,))
+    return Policy(root_hash, revoked=fuses.revoked, kinds=kinds)
+
+
+def open_chip(flash: Flash, fuses: Fuses, policy: Policy) -> Nor:
+    """Return the NOR flash of a node. One that is new gets this installation's image into slot A and as recovery.
+
+    A node of before there were slots has its image as an object in flash: that goes into slot A, if the board takes it.
+
+    Raises:
+        DeviceError: The file cannot be used, or the board does not take this installation's image.
+    """
+    path = flash.directory / NOR_FILE
+    if not path.exists():
+        # Under another name until it is whole, so that a node that is ended here makes another one.
+        with closing(Nor(flash.directory / NOR_UNFINISHED, NOR_BLOCKS)) as chip:
+            _fill(chip, flash, fuses, policy)
+        (flash.directory / NOR_UNFINISHED).replace(path)
+        flash.delete(IMAGE_OBJECT)
+    return Nor(path, NOR_BLOCKS)
+
+
+def _fill(chip: Nor, flash: Flash, fuses: Fuses, policy: Policy) -> None:
+    recovery = build_image()
+    # Of images that are the same one is verified.
+    verify = cache(verifier(policy))
+    if IMAGE_OBJECT in flash.list():
+        try:
+            # One byte more than an image can have: an endless one is seen without reading all of it.
+            provision_chip(chip, fuses, verify, flash.read(IMAGE_OBJECT, 0, MAX_IMAGE + 1), recovery)
+        except DeviceError as error:
+            _log.warning("the image in flash is not taken over: %s", error)
+        else:
+            return
+    provision_chip(chip, fuses, verify, recovery, recovery)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,6 +244,11 @@ def node(arguments: argparse.Namespace) -> None:
         directory = arguments.flash or Path(stack.enter_context(TemporaryDirectory(prefix="napu-flash-")))
         directory.mkdir(parents=True, exist_ok=True)
         store = Flash(directory, hardware.limits.flash_bytes)
+        clock = WallClock()
+        fuses = stack.enter_context(closing(open_fuses(directory)))
+        policy = fused_policy(fuses)
+        chip = stack.enter_context(closing(open_chip(store, fuses, policy)))
+        rom = ResidentRom(chip, fuses, policy, partial(start, user=user), clock.now_ns)
         provision(store, arguments.pipeline or factory_pipelines())
         certified = provision_access(store, arguments.access, arguments.credentials)
         _log.log(logging.WARNING if arguments.access == OPEN else logging.INFO, "access: %s", arguments.access)
@@ -197,8 +263,9 @@ def node(arguments: argparse.Namespace) -> None:
         if arguments.dla_threads > 1:
             sys.setswitchinterval(SWITCH_INTERVAL_S)
         wire = _damaged(choice.link, arguments.faults_in, arguments.faults_out, arguments.fault_seed)
-        device = Device(hardware, wire, store, launcher(store, user), WallClock(), options)
+        device = Device(hardware, wire, store, rom.launch, clock, options)
         stack.callback(device.close)
+        device.board.attach(rom)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: device.stop())
         if arguments.owner_fd >= 0:

@@ -42,6 +42,12 @@ from appliance.board.regmap import (
     TEMPERATURE_RESUME,
     THROTTLE,
     THROTTLED_RATE,
+    TRIAL,
+    UPDATE_ARGUMENT,
+    UPDATE_COMMAND,
+    UPDATE_DATA,
+    UPDATE_RESULT,
+    UPDATE_STATUS,
     UPTIME,
     WATCHDOG_KICK,
     WATCHDOG_PERIOD,
@@ -52,6 +58,7 @@ from appliance.board.regmap import (
     ResetReason,
     SendStatus,
     ServiceCommand,
+    UpdateCommand,
     Window,
 )
 from firmware.bus import BusClient
@@ -186,6 +193,9 @@ class Hal:
         self._services = CommandPort(
             self._bus, (SERVICE_ARGUMENT, SERVICE_COMMAND, SERVICE_STATUS, SERVICE_RESULT), SERVICE_DATA
         )
+        self._update = CommandPort(
+            self._bus, (UPDATE_ARGUMENT, UPDATE_COMMAND, UPDATE_STATUS, UPDATE_RESULT), UPDATE_DATA
+        )
 
     def fileno(self) -> int:
         """Return the descriptor that polls readable when an interrupt is signalled."""
@@ -207,6 +217,14 @@ class Hal:
         """Enable the interrupts and tell the hardware that the mailbox is being answered."""
         self._bus.write(IRQ_ENABLE.address, Interrupt.MAILBOX_RX | Interrupt.MAILBOX_TX)
         self._bus.write(READY.address, 1)
+
+    def on_trial(self) -> bool:
+        """Return whether this image is given up unless it confirms."""
+        return self._bus.read(TRIAL.address) > 0
+
+    def confirm(self) -> None:
+        """Keep this image; raises CommandError where it was given up meanwhile."""
+        self._update.ask(UpdateCommand.CONFIRM)
 
     def resets_by_reason(self) -> dict[ResetReason, int]:
         """Return the restarts of the firmware since power-on by their reason."""

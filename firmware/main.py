@@ -71,6 +71,9 @@ class Firmware:
         self._hal.start_watchdog(WATCHDOG_MS)
         self._pipelines.restore()
         self._hal.announce_ready()
+        if self._hal.on_trial():
+            self._hal.confirm()
+            _log.info("this image has confirmed that it works")
         status, identity = self._control.execute("identity", {}, NOBODY)
         if status is Status.OK:
             self._post(beacon(identity))

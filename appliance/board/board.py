@@ -10,7 +10,7 @@ import selectors
 import threading
 
 from appliance.board.bus import BusServer
-from appliance.board.command import CommandPort
+from appliance.board.command import Command, CommandPort
 from appliance.board.console import Console, Line
 from appliance.board.flash import Flash
 from appliance.board.interrupts import Interrupts
@@ -28,10 +28,12 @@ from appliance.board.regmap import (
     RESETS_KILLED,
     RESETS_WATCHDOG,
     THROTTLE,
+    TRIAL,
     UPTIME,
     ResetReason,
 )
 from appliance.board.sensors import Sensors
+from appliance.board.update import UPDATE_PORT, Slots, update_commands
 from appliance.board.watchdog import Watchdog
 from appliance.clock import Clock
 from host_sdk.wire.errors import DeviceError, NoSpaceError
@@ -75,6 +77,10 @@ class Board:
         mailbox.attach(self._registers, self._interrupts)
         CommandPort(self._registers, FLASH_PORT, flash_commands(flash))
         CommandPort(self._registers, SERVICE_PORT, service_commands(hardware, self.counters, self._console_lines))
+        self._slots: Slots | None = None
+        self._update_commands: dict[int, Command] = {}
+        CommandPort(self._registers, UPDATE_PORT, self._update_commands)
+        self._registers.on_read(TRIAL, lambda: self._slots.trial_ms if self._slots else 0)
         self._registers.on_write(READY, self._set_ready)
         self._watchdog = Watchdog(clock)
         self._watchdog.attach(self._registers)
@@ -99,6 +105,14 @@ class Board:
         self._stopping = False
         self._boot_at: int | None = None
         self._kill_at: int | None = None
+
+    def attach(self, slots: Slots) -> None:
+        """Let the firmware see and update the slots that the launcher boots from; before :meth:`start`.
+
+        A trial that does not confirm in time is given up then, too.
+        """
+        self._slots = slots
+        self._update_commands.update(update_commands(slots))
 
     @property
     def epoch(self) -> int:
@@ -182,9 +196,14 @@ class Board:
             if self._process and self._watchdog.expired():
                 self._process.reset(self._watchdog.period_ms)
                 self._watchdog.stop()
+            if self._process and self._slots and (given_up := self._slots.expire()):
+                self._report(given_up)
+                self._process.kill()
 
     def _timeout(self) -> float | None:
-        timers = [timer for timer in (self._boot_at, self._kill_at, self._watchdog.deadline_ns) if timer is not None]
+        trial_end = self._slots.deadline_ns if self._slots and self._process else None
+        every = (self._boot_at, self._kill_at, self._watchdog.deadline_ns, trial_end)
+        timers = [timer for timer in every if timer is not None]
         if not timers:
             return None
         return max(0, min(timers) - self._clock.now_ns()) / SECOND_NS
@@ -216,6 +235,8 @@ class Board:
             except (DeviceError, OSError) as error:
                 self._boot_failed(error)
                 return
+        if self._slots and self._slots.remark:
+            self._report(self._slots.remark)
         self._process = FirmwareProcess(popen, self._clock.now_ns(), self.console)
         self._selector.register(bus, selectors.EVENT_READ, self._on_bus)
         if self._process.console_fd is not None:

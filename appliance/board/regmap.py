@@ -21,6 +21,8 @@ RESPONSE = struct.Struct(">IBxxx")
 VALUE = struct.Struct(">I")
 LENGTH_SIZE = 4
 
+MAX_PART = 64 * 1024  # bytes of an image that are taken at once
+
 # A letter is a control message on its way through the mailbox: the peer's key, then the message's header with
 # fragment 0 of the largest fragment size, then the message's bytes.
 LETTER = struct.Struct(">Q")
@@ -99,6 +101,18 @@ class FlashCommand(IntEnum):
     WRITE = 3  # [name, bytes] → nil; replaces the object as a whole, or not at all
     DELETE = 4  # name → whether there was one
     FREE = 5  # nil → bytes
+
+
+class UpdateCommand(IntEnum):
+    """Commands of the boot ROM. Argument and result are msgpack."""
+
+    STATUS = 1  # nil → map: what runs and why, and what is in the slots
+    BEGIN = 2  # [size, SHA-256] → offset of the first part that is missing
+    WRITE = 3  # [offset, bytes] → offset of the next part; at most MAX_PART bytes
+    FINISH = 4  # nil → nil; the image is verified
+    ACTIVATE = 5  # nil → nil; it is started at the next boot, on trial
+    CONFIRM = 6  # nil → nil; the running image stays
+    ROLL_BACK = 7  # nil → nil; the other slot's image is started at the next boot
 
 
 class ServiceCommand(IntEnum):
@@ -209,12 +223,19 @@ TEMPERATURE_LIMIT = Register("TEMPERATURE_LIMIT", 0x060C, _RO, "m°C from which 
 TEMPERATURE_RESUME = Register("TEMPERATURE_RESUME", 0x0610, _RO, "m°C down to which it is to go on throttling.")
 THROTTLED_RATE = Register("THROTTLED_RATE", 0x0614, _RO, "What THROTTLE is to be meanwhile.")
 
+UPDATE_ARGUMENT = Register("UPDATE_ARGUMENT", 0x0700, _RW, "Bytes of argument in UPDATE_DATA.")
+UPDATE_COMMAND = Register("UPDATE_COMMAND", 0x0704, _WO, "Doorbell: an UpdateCommand, done when answered.")
+UPDATE_STATUS = Register("UPDATE_STATUS", 0x0708, _RO, "What became of it: a CommandStatus.")
+UPDATE_RESULT = Register("UPDATE_RESULT", 0x070C, _RO, "Bytes of result in UPDATE_DATA.")
+TRIAL = Register("TRIAL", 0x0710, _RO, "ms that the running image has left to confirm; 0: it is not on trial.")
+
 # A message has at most 16 MiB; the rest is room for the header and the names around it.
 WINDOW_SIZE = 17 * _MIB
 MAILBOX_RX = Window("MAILBOX_RX", 0x1000_0000, WINDOW_SIZE, _RO, "The oldest letter.")
 MAILBOX_TX = Window("MAILBOX_TX", 0x2000_0000, WINDOW_SIZE, _RW, "The letter to send.")
 FLASH_DATA = Window("FLASH_DATA", 0x3000_0000, WINDOW_SIZE, _RW, "Argument, then result of a command.")
 SERVICE_DATA = Window("SERVICE_DATA", 0x4000_0000, WINDOW_SIZE, _RW, "Argument, then result of a command.")
+UPDATE_DATA = Window("UPDATE_DATA", 0x5000_0000, 2 * MAX_PART, _RW, "Argument, then result of a command.")
 
 
 class SendStatus(IntEnum):
@@ -235,6 +256,7 @@ MAP = RegisterMap(
         SERVICE_ARGUMENT, SERVICE_COMMAND, SERVICE_STATUS, SERVICE_RESULT,
         WATCHDOG_PERIOD, WATCHDOG_KICK,
         TEMPERATURE, POWER, THROTTLE, TEMPERATURE_LIMIT, TEMPERATURE_RESUME, THROTTLED_RATE,
+        UPDATE_ARGUMENT, UPDATE_COMMAND, UPDATE_STATUS, UPDATE_RESULT, TRIAL,
     ),
-    (MAILBOX_RX, MAILBOX_TX, FLASH_DATA, SERVICE_DATA),
+    (MAILBOX_RX, MAILBOX_TX, FLASH_DATA, SERVICE_DATA, UPDATE_DATA),
 )  # fmt: skip

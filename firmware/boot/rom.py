@@ -1,4 +1,4 @@
-"""The boot ROM: verifies the image and starts it as a child process. Runs in the process of the hardware."""
+"""The boot ROM's last step: starts an image as a child process. Runs in the process of the hardware."""
 
 import fcntl
 import os
@@ -28,12 +28,7 @@ def boot(
     policy: Policy = DEVELOPMENT_POLICY,
     user: User = NOBODY,
 ) -> subprocess.Popen[bytes]:
-    """Verify an image and start it.
-
-    The firmware's own code comes from the image alone, out of sealed memory; ``host_sdk.wire`` and the board's
-    register map come from this installation, like a library in ROM. The child has the bus, the interrupt line and
-    the image open and nothing else, and :mod:`firmware.boot.isolation` shuts it in; its standard output and error go
-    to a pipe, and it dies with the thread that called this function.
+    """Verify an image and start it, see :func:`start`.
 
     Args:
         image_bytes: The image as it is in flash.
@@ -50,7 +45,30 @@ def boot(
         ImageError: The image is refused; one class for each cause.
         OSError: The system is out of something.
     """
-    image = verify_image(image_bytes, policy)
+    return start(verify_image(image_bytes, policy), bus_fd, irq_fd, epoch, user)
+
+
+def start(image: Image, bus_fd: int, irq_fd: int, epoch: int, user: User = NOBODY) -> subprocess.Popen[bytes]:
+    """Start an image that was verified.
+
+    The firmware's own code comes from the image alone, out of sealed memory; ``host_sdk.wire`` and the board's
+    register map come from this installation, like a library in ROM. The child has the bus, the interrupt line and
+    the image open and nothing else, and :mod:`firmware.boot.isolation` shuts it in; its standard output and error go
+    to a pipe, and it dies with the thread that called this function.
+
+    Args:
+        image: The image.
+        bus_fd: The firmware's end of the bus.
+        irq_fd: The firmware's end of the interrupt line.
+        epoch: Number of this boot.
+        user: Whom the child becomes where this process is root.
+
+    Returns:
+        The process; the caller reads its ``stdout`` and waits for it.
+
+    Raises:
+        OSError: The system is out of something.
+    """
     memory = _sealed_memory(image, epoch)
     try:
         return subprocess.Popen(

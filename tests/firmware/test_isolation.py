@@ -49,7 +49,7 @@ def scenario(directory: Path) -> None:
         abstract.bind("\0" + name)
         abstract.listen()
         targets = {
-            "flash": str(directory / "node" / "flash" / IMAGE_OBJECT),
+            "flash": str(directory / "node" / "flash" / "NOR"),
             "file": str(escape),
             "tcp": str(tcp.getsockname()[1]),
             "udp": str(udp.getsockname()[1]),
