@@ -349,9 +349,8 @@ class Requester:
         header = decode_header(batch.pdu(0).data, self._smallest)
         check_flags(header.flags)
         window = self._window(peer, header)
-        if window is None or header.opcode != window.reply or not Alike.plain(header):
-            return None
-        if header.opcode == Opcode.CONTROLLED:  # each operation is waited for by itself, and has an event of its own
+        lone = header.opcode == Opcode.CONTROLLED  # each operation is waited for by itself
+        if window is None or header.opcode != window.reply or lone or not Alike.plain(header):
             return None
         return window, Alike(header)
 
