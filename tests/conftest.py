@@ -6,10 +6,14 @@ one. Where a test makes no sense on a machine at all, whatever is installed ther
 """
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
+
+# Where the run was started in the background, SIGINT is ignored, and would be by all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IN_CI = os.environ.get("CI") == "true"
 ACCEPTED = "only where"
