@@ -18,6 +18,7 @@ from firmware.services.identity import Identity
 from firmware.services.logs import MAX_LINES, Logs
 from firmware.services.pipelines import Pipelines
 from firmware.services.statistics import Statistics
+from firmware.services.update import SELF, Updates
 from host_sdk.wire.errors import (
     BadArgumentError,
     ClosedError,
@@ -31,6 +32,7 @@ from host_sdk.wire.roles import Role
 from host_sdk.wire.schema import MAX_DETAIL, Status
 
 _log = logging.getLogger(__name__)
+MAX_UPDATE = 0xFFFFFFFF  # bytes of an image; a slot has far fewer
 _KINDS = {str: "text", int: "an integer", bytes: "bytes"}
 
 
@@ -44,6 +46,7 @@ class Services:
     logs: Logs
     health: Health
     access: Access
+    updates: Updates
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,29 @@ OPERATIONS: dict[str, Operation] = {
         lambda services, given: services.logs.after(given["after"], given["limit"]),
         (Argument("after", int, 0), Argument("limit", int, MAX_LINES, low=1, high=MAX_LINES)),
         Role.VIEWER,
+    ),
+    "fw.status": Operation(lambda services, _: services.updates.status(), role=Role.VIEWER),
+    "fw.begin": Operation(
+        lambda services, given: services.updates.begin(given["size"], given["digest"]),
+        (Argument("size", int, low=1, high=MAX_UPDATE), Argument("digest", bytes)),
+        Role.ADMIN,
+    ),
+    "fw.chunk": Operation(
+        lambda services, given: services.updates.chunk(given["offset"], given["data"]),
+        (Argument("offset", int, high=MAX_UPDATE), Argument("data", bytes)),
+        Role.ADMIN,
+    ),
+    "fw.finish": Operation(lambda services, _: services.updates.finish(), role=Role.ADMIN),
+    "fw.activate": Operation(
+        lambda services, given: services.updates.activate(given["digest"], given["confirm"]),
+        (Argument("digest", bytes), Argument("confirm", str, SELF)),
+        Role.ADMIN,
+    ),
+    "fw.confirm": Operation(lambda services, _: services.updates.confirm(), role=Role.ADMIN),
+    "fw.rollback": Operation(
+        lambda services, given: services.updates.roll_back(given["leaving"]),
+        (Argument("leaving", bytes),),
+        Role.ADMIN,
     ),
     "access.revoke": Operation(
         lambda services, given: services.access.revoke(given["list"]),

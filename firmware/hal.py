@@ -62,7 +62,7 @@ from appliance.board.regmap import (
     Window,
 )
 from firmware.bus import BusClient
-from host_sdk.wire.errors import BadPipelineError, ClosedError, DeviceError, NoSpaceError
+from host_sdk.wire.errors import BadArgumentError, BadPipelineError, ClosedError, DeviceError, NoSpaceError
 from host_sdk.wire.header import decode_header
 from host_sdk.wire.message import Message, decode_message, encode_message
 from host_sdk.wire.schema import HEADER_SIZE
@@ -166,6 +166,49 @@ class FlashStore:
         return int(self._port.ask(FlashCommand.FREE))
 
 
+class RomPort:
+    """The boot ROM behind the update port. What it refuses is BadArgumentError, in its words."""
+
+    def __init__(self, bus: BusClient) -> None:
+        self._port = CommandPort(bus, (UPDATE_ARGUMENT, UPDATE_COMMAND, UPDATE_STATUS, UPDATE_RESULT), UPDATE_DATA)
+
+    def status(self) -> dict[str, Any]:
+        """Return what runs and why, and what is in the slots."""
+        return dict(self._ask(UpdateCommand.STATUS))
+
+    def begin(self, size: int, digest: bytes) -> int:
+        """Begin to write an image, or go on with it; return the offset of the first part that is missing."""
+        return int(self._ask(UpdateCommand.BEGIN, [size, digest]))
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Write the next part, of at most MAX_PART bytes; return the offset of the one after it."""
+        return int(self._ask(UpdateCommand.WRITE, [offset, data]))
+
+    def finish(self) -> None:
+        """Verify the image."""
+        self._ask(UpdateCommand.FINISH)
+
+    def activate(self) -> None:
+        """Have it started at the next boot, on trial."""
+        self._ask(UpdateCommand.ACTIVATE)
+
+    def confirm(self) -> None:
+        """Keep the running image."""
+        self._ask(UpdateCommand.CONFIRM)
+
+    def roll_back(self) -> None:
+        """Have the other slot's image started at the next boot."""
+        self._ask(UpdateCommand.ROLL_BACK)
+
+    def _ask(self, command: UpdateCommand, argument: object = None) -> Any:
+        try:
+            return self._port.ask(command, argument)
+        except CommandError as error:
+            if error.status in (CommandStatus.REFUSED, CommandStatus.BAD_ARGUMENT):
+                raise BadArgumentError(error.detail) from None
+            raise
+
+
 class Hal:
     """The hardware as the firmware sees it.
 
@@ -193,9 +236,7 @@ class Hal:
         self._services = CommandPort(
             self._bus, (SERVICE_ARGUMENT, SERVICE_COMMAND, SERVICE_STATUS, SERVICE_RESULT), SERVICE_DATA
         )
-        self._update = CommandPort(
-            self._bus, (UPDATE_ARGUMENT, UPDATE_COMMAND, UPDATE_STATUS, UPDATE_RESULT), UPDATE_DATA
-        )
+        self.rom = RomPort(self._bus)
 
     def fileno(self) -> int:
         """Return the descriptor that polls readable when an interrupt is signalled."""
@@ -221,10 +262,6 @@ class Hal:
     def on_trial(self) -> bool:
         """Return whether this image is given up unless it confirms."""
         return self._bus.read(TRIAL.address) > 0
-
-    def confirm(self) -> None:
-        """Keep this image; raises CommandError where it was given up meanwhile."""
-        self._update.ask(UpdateCommand.CONFIRM)
 
     def resets_by_reason(self) -> dict[ResetReason, int]:
         """Return the restarts of the firmware since power-on by their reason."""

@@ -21,6 +21,7 @@ from firmware.services.logs import Logs, start_logging
 from firmware.services.pipelines import Pipelines
 from firmware.services.statistics import Statistics
 from firmware.services.throttle import Throttle
+from firmware.services.update import Updates
 from firmware.version import VERSION
 from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import Opcode, Status
@@ -52,7 +53,8 @@ class Firmware:
         self._throttle = Throttle(hal)
         access, health = Access(hal), Health(hal, clock)
         identity = Identity(hal, digest)
-        services = Services(identity, self._pipelines, self._statistics, Logs(hal), health, access)
+        self._updates = Updates(hal, digest)
+        services = Services(identity, self._pipelines, self._statistics, Logs(hal), health, access, self._updates)
         self._control = Control(services)
         self._gate = _make_gate(self._control, access, clock, wall)
         self._answers: OrderedDict[tuple[int, int], tuple[Status, bytes]] = OrderedDict()  # by peer and request
@@ -71,9 +73,7 @@ class Firmware:
         self._hal.start_watchdog(WATCHDOG_MS)
         self._pipelines.restore()
         self._hal.announce_ready()
-        if self._hal.on_trial():
-            self._hal.confirm()
-            _log.info("this image has confirmed that it works")
+        self._updates.try_out()
         status, identity = self._control.execute("identity", {}, NOBODY)
         if status is Status.OK:
             self._post(beacon(identity))
@@ -116,6 +116,9 @@ class Firmware:
         while not self._stopping:
             self._turn()
             if self._unsent and not self._post(self._unsent):
+                return
+            if self._updates.reboot:  # whoever asked for it has been told
+                self._stopping = True
                 return
             letter = self._hal.receive()
             if letter is None:

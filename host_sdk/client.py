@@ -1,5 +1,6 @@
 """The blocking client."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -165,6 +166,45 @@ class NapuClient:
             self._streams.close(stream)
             self._tell()
 
+    def infer_steadily(
+        self,
+        pipeline: str,
+        items: Iterable[Data],
+        rate: float,
+        *,
+        options: InferOptions | None = None,
+    ) -> Iterator[Inference | NapuError]:
+        """Run inferences at a steady rate, and yield what became of each as soon as it is known.
+
+        Each is submitted when it is due, whether or not those before were answered, unless the window is full.
+
+        Args:
+            pipeline: Name of the pipeline.
+            items: As ``data`` of :meth:`infer`; taken when they are due. What comes of them ends with them.
+            rate: Inferences in a second, over all targets; more than 0.
+            options: How each is asked for.
+        """
+        stream = self._streams.open(pipeline, options or InferOptions())
+        try:
+            room = self._limits.window * len(self._run(self._operations.prepare(pipeline)))
+            source, sent, ended = iter(items), 0, False
+            start = time.monotonic_ns()
+            while not ended or len(stream):
+                due = int((time.monotonic_ns() - start) * rate / 1e9) + 1 - sent
+                chunk = [] if ended else list(islice(source, max(0, min(due, room - len(stream)))))
+                ended = ended or (due > 0 and len(stream) < room and not chunk)
+                if chunk:
+                    stream.submit(chunk, [stream.number() for _ in chunk])
+                    sent += len(chunk)
+                until_due = start + int(sent / rate * 1e9) - time.monotonic_ns()
+                self._advance(stream, None if ended else max(0, until_due))
+                results = list(stream.results.values())
+                stream.results.clear()
+                yield from results
+        finally:
+            self._streams.close(stream)
+            self._tell()
+
     def tickets(self) -> list[bytes]:
         """Return a ticket for each open session, with which another client, at the same address, goes on with it.
 
@@ -184,12 +224,12 @@ class NapuClient:
     ) -> None:
         self.close()
 
-    def _advance(self, stream: Stream) -> None:
-        """Bring a stream on by one turn."""
+    def _advance(self, stream: Stream, most_ns: int | None = None) -> None:
+        """Bring a stream on by one turn, which waits so long at most."""
         if stream.held:
             self._run(stream.advance())
         else:
-            self._turn()
+            self._turn(most_ns)
 
     def _run(self, operation: Operation[Result]) -> Result:
         running = self._start(operation)
@@ -211,9 +251,9 @@ class NapuClient:
             self._running[running.token] = running
         return running
 
-    def _turn(self) -> None:
+    def _turn(self, most_ns: int | None = None) -> None:
         """Send, wait, receive, and move on what something became of."""
-        for event in self._engine.turn():
+        for event in self._engine.turn(most_ns):
             if not isinstance(event, Announced) and is_inference(event):
                 self._streams.take(event)
                 continue

@@ -134,8 +134,11 @@ class Engine:
         timer = self.requester.next_timer()
         return None if timer is None else max(0, timer - self._now())
 
-    def turn(self) -> list[Event]:
+    def turn(self, most_ns: int | None = None) -> list[Event]:
         """Send, wait until frames have arrived or the next timer, receive; return what has become of requests.
+
+        Args:
+            most_ns: How long to wait at most.
 
         Raises:
             LinkError: The link is gone.
@@ -146,6 +149,8 @@ class Engine:
             timer = self.requester.next_timer()
         self._flush(timer)
         timeout_ns = self.timer_ns()
+        if most_ns is not None:
+            timeout_ns = most_ns if timeout_ns is None else min(timeout_ns, most_ns)
         if timeout_ns != 0 and not self._look(timeout_ns):
             self.link.wait(timeout_ns)
             self.drain()

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from firmware.hal import Hal
-from firmware.version import VERSION
 
 _SECOND_NS = 1_000_000_000
 
 
 class Health:
-    """Answers from registers alone, so it works whatever the dataplane does.
+    """Answers from registers and the boot ROM alone, so it works whatever the dataplane does.
 
     Args:
         hal: The hardware.
@@ -27,6 +26,7 @@ class Health:
         hal = self._hal
         limits = hal.thermal_limits()
         rate = hal.dla_rate()
+        booted = hal.rom.status()
         return {
             "board": {
                 "uptime_s": hal.uptime_s(),
@@ -37,11 +37,12 @@ class Health:
                 "throttled": rate < 100,
             },
             "firmware": {
-                "version": VERSION,
+                "version": booted["version"],
                 "epoch": hal.epoch(),
                 "boots": hal.resets() + 1,
                 "uptime_s": (self._clock() - self._boot_ns) // _SECOND_NS,
                 "reset_reason": hal.reset_reason().name,
+                **{name: booted[name] for name in ("slot", "state", "reason", "trial_ms")},
             },
             "resets": {reason.name.lower(): count for reason, count in hal.resets_by_reason().items()},
             "watchdog": {"period_ms": hal.watchdog_period_ms()},

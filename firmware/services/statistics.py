@@ -26,8 +26,10 @@ class Statistics:
         self._boot_ns = clock()
 
     def describe(self) -> dict[str, Any]:
-        """Return all counters by name, in two maps: hardware, firmware."""
+        """Return all counters by name, in two maps: hardware, firmware; of the latter also what runs and why."""
+        booted = self._hal.rom.status()
         firmware = {
+            **{name: booted[name] for name in ("version", "slot", "state", "reason")},
             "uptime_s": (self._clock() - self._boot_ns) // _SECOND_NS,
             "epoch": self._hal.epoch(),
             "resets": self._hal.resets(),

@@ -5,7 +5,9 @@ import typer
 from host_sdk.cli.bench import bench
 from host_sdk.cli.ca import ca_app
 from host_sdk.cli.demo import demo
+from host_sdk.cli.fw import fw_app
 from host_sdk.cli.lab import lab_app, link
+from host_sdk.cli.load import load
 from host_sdk.cli.manage import console, status
 from host_sdk.cli.query import discover, infer, pipelines_app, stats
 
@@ -23,10 +25,12 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(discover)
 app.command()(infer)
+app.command()(load)
 app.add_typer(pipelines_app, name="pipelines")
 app.command()(stats)
 app.command()(console)
 app.command()(status)
+app.add_typer(fw_app, name="fw")
 app.add_typer(lab_app, name="lab")
 app.add_typer(ca_app, name="ca")
 app.command()(link)

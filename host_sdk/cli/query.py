@@ -1,12 +1,11 @@
 """Commands that ask appliances: discover, infer, pipelines, stats."""
 
-import io
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
+from host_sdk.cli.files import read_input
 from host_sdk.cli.output import (
     IdentityOption,
     JsonOption,
@@ -23,8 +22,7 @@ from host_sdk.cli.output import (
 )
 from host_sdk.operations import InferOptions
 from host_sdk.results import Inference
-from host_sdk.streams import Data
-from host_sdk.wire.errors import ConfigError, NapuError
+from host_sdk.wire.errors import NapuError
 
 pipelines_app = typer.Typer(help="List, install and remove pipelines.", no_args_is_help=False)
 
@@ -75,7 +73,7 @@ def infer(
     """
     options = InferOptions(deadline, priority, once=once)
     with failures(as_json=as_json), client(link, target, lab, timeout, identity) as napu:
-        items = [_read(file) for file in files]
+        items = [read_input(file) for file in files]
         answers = list(napu.infer_many(pipeline, items, options=options, return_errors=True))
     if as_json:
         print_json({"pipeline": pipeline, "answers": [_answer(*pair) for pair in zip(files, answers, strict=True)]})
@@ -85,17 +83,6 @@ def infer(
         for answer in answers:
             if isinstance(answer, NapuError):
                 raise answer
-
-
-def _read(file: Path) -> Data:
-    content = file.read_bytes()
-    if file.suffix != ".npy":
-        return content
-    try:
-        array: np.ndarray[Any, Any] = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ConfigError(f"{file} is no .npy array: {error}") from None
-    return array
 
 
 def _answer(file: Path, answer: Inference | NapuError) -> dict[str, Any]:

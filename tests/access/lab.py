@@ -18,6 +18,7 @@ from firmware.services.identity import Identity as Facts
 from firmware.services.logs import Logs
 from firmware.services.pipelines import Pipelines
 from firmware.services.statistics import Statistics
+from firmware.services.update import Updates
 from host_sdk.access.ca import LabCa
 from host_sdk.access.control import SecureControl
 from host_sdk.access.identity import Identity
@@ -88,8 +89,9 @@ class Appliance:
         hal = cast("Hal", self.hal)
         self.access = Access(hal)
         statistics = Statistics(hal, self.time.monotonic)
-        health = Health(hal, self.time.monotonic)
-        self.services = Services(Facts(hal, "ab" * 32), Pipelines(hal), statistics, Logs(hal), health, self.access)
+        health, digest = Health(hal, self.time.monotonic), "ab" * 32
+        facts, updates = Facts(hal, digest), Updates(hal, digest)
+        self.services = Services(facts, Pipelines(hal), statistics, Logs(hal), health, self.access, updates)
         self.gate = MutualGate(Control(self.services), self.access, self.time.monotonic, self.time.wall)
 
     def secure(self, records: bytes, *, stream: int = 7, offset: int = 0, peer: int = PEER) -> tuple[Status, Any]:

@@ -36,6 +36,13 @@ TABLE = {
     "logs": "vera",
     "pipeline.install": "oleg",
     "pipeline.remove": "oleg",
+    "fw.status": "vera",
+    "fw.begin": "ada",
+    "fw.chunk": "ada",
+    "fw.finish": "ada",
+    "fw.activate": "ada",
+    "fw.confirm": "ada",
+    "fw.rollback": "ada",
     "access.revoke": "ada",
 }
 

@@ -1,10 +1,10 @@
 """The hardware as the services see it, without a bus."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 from appliance.board.regmap import ResetReason
 from firmware.hal import ThermalLimits
-from host_sdk.wire.errors import BadPipelineError, ConfigError, NoSpaceError
+from host_sdk.wire.errors import BadArgumentError, BadPipelineError, ConfigError, NoSpaceError
 from tests.appliance.board.fake_hardware import FakeHardware
 
 
@@ -30,12 +30,29 @@ class FakeFlash:
         return self.objects.pop(name, None) is not None
 
 
+class FakeRom:
+    """A boot ROM that has booted a confirmed image, and refuses everything that would change that."""
+
+    def status(self) -> dict[str, Any]:
+        booted = {"slot": "A", "version": "1.0", "state": "confirmed", "reason": "CONFIRMED", "trial_ms": 0}
+        return {**booted, "detail": "", "active": "A", "slots": {}}
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise BadArgumentError("no update was begun")
+
+    begin = write = finish = activate = roll_back = _refuse
+
+    def confirm(self) -> None:
+        pass
+
+
 class FakeHal:
     """Passes everything on to the fake hardware."""
 
     def __init__(self, capacity: int = 1 << 24) -> None:
         self.flash = FakeFlash(capacity)
         self.hardware = FakeHardware()
+        self.rom = FakeRom()
         self.failure: Exception | None = None
         self.kicks = 0
         self.celsius = 40.0
@@ -46,6 +63,9 @@ class FakeHal:
 
     def resets(self) -> int:
         return 2
+
+    def on_trial(self) -> bool:
+        return False
 
     def reset_reason(self) -> ResetReason:
         return ResetReason.WATCHDOG

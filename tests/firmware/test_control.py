@@ -15,6 +15,7 @@ from firmware.services.identity import Identity
 from firmware.services.logs import Logs
 from firmware.services.pipelines import Pipelines
 from firmware.services.statistics import Statistics
+from firmware.services.update import Updates
 from firmware.version import VERSION
 from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import MAX_DETAIL, Status
@@ -28,7 +29,8 @@ def make_control(fake: FakeHal) -> Control:
     statistics = Statistics(hal, lambda: next(ticks))
     ticks_of_health = itertools.count(0, 5_000_000_000)
     health = Health(hal, lambda: next(ticks_of_health))
-    services = Services(Identity(hal, "ab" * 32), Pipelines(hal), statistics, Logs(hal), health, Access(hal))
+    identity, updates = Identity(hal, "ab" * 32), Updates(hal, "ab" * 32)
+    services = Services(identity, Pipelines(hal), statistics, Logs(hal), health, Access(hal), updates)
     return Control(services)
 
 
