@@ -189,15 +189,17 @@ class NapuClient:
             room = self._limits.window * len(self._run(self._operations.prepare(pipeline)))
             source, sent, ended = iter(items), 0, False
             start = time.monotonic_ns()
-            while not ended or len(stream):
+            while True:
                 due = int((time.monotonic_ns() - start) * rate / 1e9) + 1 - sent
                 chunk = [] if ended else list(islice(source, max(0, min(due, room - len(stream)))))
                 ended = ended or (due > 0 and len(stream) < room and not chunk)
                 if chunk:
                     stream.submit(chunk, [stream.number() for _ in chunk])
                     sent += len(chunk)
+                elif ended and not len(stream):
+                    return
                 until_due = start + int(sent / rate * 1e9) - time.monotonic_ns()
-                self._advance(stream, None if ended else max(0, until_due))
+                self._advance(stream, None if ended or len(stream) >= room else max(0, until_due))
                 results = list(stream.results.values())
                 stream.results.clear()
                 yield from results

@@ -149,10 +149,13 @@ class Engine:
             timer = self.requester.next_timer()
         self._flush(timer)
         timeout_ns = self.timer_ns()
+        if timeout_ns == 0:
+            return self.requester.events()
         if most_ns is not None:
             timeout_ns = most_ns if timeout_ns is None else min(timeout_ns, most_ns)
-        if timeout_ns != 0 and not self._look(timeout_ns):
-            self.link.wait(timeout_ns)
+        if not self._look(timeout_ns):
+            if timeout_ns != 0:
+                self.link.wait(timeout_ns)
             self.drain()
         return self.requester.events()
 

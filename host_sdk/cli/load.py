@@ -108,7 +108,8 @@ class _Stop:
 def load(
     pipeline: Annotated[str, typer.Argument(help="Name of the pipeline.")],
     files: Annotated[
-        list[Path], typer.Argument(help="Inputs, used in turn; or one directory of them.", exists=True, metavar="FILE…")
+        list[Path],
+        typer.Argument(help="Media files, .npy arrays, or raw tensors, in turn.", exists=True, dir_okay=False),
     ],
     rate: Annotated[float, typer.Option(min=1, max=1e6, help="Inferences a second, over all appliances.")] = 1000.0,
     seconds: Annotated[float, typer.Option(min=0.1, max=86400, help="How long; Ctrl-C ends it before.")] = 10.0,
@@ -125,8 +126,9 @@ def load(
     Exit status 1 if any was lost or failed.
     """
     with failures(as_json=as_json), client(link, target, lab, timeout, identity) as napu:
-        inputs = [read_input(file) for file in _files(files)]
+        inputs = [read_input(file) for file in files]
         stop, tally = _Stop(), Tally()
+        list(napu.infer_many(pipeline, inputs[:1], return_errors=True))  # opens sessions, which takes a while
         before = signal.signal(signal.SIGINT, stop)
         start = time.monotonic()
         try:
@@ -147,14 +149,6 @@ def load(
         _print(report)
     if report["lost"] or report["failed"]:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _files(paths: list[Path]) -> list[Path]:
-    found = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    files = [file for file in found if file.is_file()]
-    if not files:
-        raise typer.BadParameter("there is no file in these directories", param_hint="FILE…")
-    return files
 
 
 def _items(inputs: list[Data], tally: Tally, stop: _Stop, end: float) -> Iterator[Data]:

@@ -80,7 +80,8 @@ def client(
     name = _choose_lab(lab, link)
     if name:
         become_host(name)
-    place = "auto:eth0" if os.environ.get(INSIDE) and link == "auto" else link
+    # Not xdp, which would take the frames of all other commands that run on this host.
+    place = "packet:eth0" if os.environ.get(INSIDE) and link == "auto" else link
     directory = identity or os.environ.get(IDENTITY)
     who = Identity.load(directory) if directory else None
     with NapuClient(place, target, timeout=Timeout(request=timeout, control=timeout), identity=who) as opened:
