@@ -1,6 +1,7 @@
 """What of the boot ROM stays while the firmware runs: it boots from the slots, watches trials, serves updates."""
 
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -37,9 +38,11 @@ class ResidentRom:
     Args:
         chip: The flash.
         fuses: The fuses.
-        policy: What the board takes, as its fuses say; the lowest counter is 0.
+        policy: What the board takes, as its fuses say; the lowest counter is 0, and it has no time.
         start: Starts an image.
         now: Time, in ns, on the board's clock.
+        wall: Seconds since 1970. New images are held against it; those in flash are not, as a board whose image
+            grows old, or whose clock is wrong, must boot all the same.
 
     Attributes:
         deadline_ns: When the running image must have confirmed; None if it is not on trial.
@@ -49,12 +52,20 @@ class ResidentRom:
         DeviceError: The chip is too small.
     """
 
-    def __init__(self, chip: Chip, fuses: FuseBox, policy: Policy, start: Start, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        chip: Chip,
+        fuses: FuseBox,
+        policy: Policy,
+        start: Start,
+        now: Callable[[], int],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.deadline_ns: int | None = None
         self.remark = ""
         self._chip, self._fuses, self._verify = chip, fuses, verifier(policy)
         self._rom, self._layout = BootRom(chip, fuses, self._verify), layout_of(chip)
-        self._start, self._now = start, now
+        self._start, self._now, self._wall, self._policy = start, now, wall, policy
         self._updater: Updater | None = None
         self._decision: Decision | None = None
         self._given_up: Finding | None = None  # why the next boot is not from the slot of the last one
@@ -77,7 +88,7 @@ class ResidentRom:
         self.remark = f"booting {image.version}: {self._decision}"
         if decision.reason is Reason.CONFIRMED and not findings:
             self.remark = ""
-        self._updater = Updater(self._chip, self._fuses, self._verify, decision.slot)
+        self._updater = Updater(self._chip, self._fuses, self._verify, decision.slot, self._verify_new)
         self.deadline_ns = decision.deadline_ns
         return self._start(image, bus_fd, irq_fd, epoch)
 
@@ -143,6 +154,9 @@ class ResidentRom:
     def roll_back(self) -> None:
         """Have the other slot's image started at the next boot: :meth:`Updater.rollback`."""
         self._running()[0].rollback()
+
+    def _verify_new(self, data: bytes) -> Verified:
+        return verifier(replace(self._policy, now=int(self._wall())))(data)
 
     def _running(self) -> tuple[Updater, Decision]:
         if self._updater is None or self._decision is None:

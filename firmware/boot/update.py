@@ -35,16 +35,21 @@ class Updater:
     Args:
         chip: The flash.
         fuses: The fuses.
-        verify: Verifies an image.
+        verify: Verifies an image as the boot ROM does.
         running: The slot that was booted.
+        verify_new: Verifies an image that comes in; this may look at a clock, as refusing one then leaves the board
+            with what it runs. By default as ``verify``.
 
     Raises:
         DeviceError: The chip is too small.
         PowerCutError: There is no power, or no longer; this holds for every method.
     """
 
-    def __init__(self, chip: Chip, fuses: FuseBox, verify: Verify, running: Slot) -> None:
+    def __init__(
+        self, chip: Chip, fuses: FuseBox, verify: Verify, running: Slot, verify_new: Verify | None = None
+    ) -> None:
         self._chip, self._fuses, self._verify, self._running = chip, fuses, verify, running
+        self._verify_new = verify_new or verify
         self._layout = layout_of(chip)
         self._store = StateStore(chip, self._layout)
         self._buffer = bytearray()
@@ -123,7 +128,7 @@ class Updater:
         if progress.offset != progress.size:
             raise DeviceError(f"{progress.offset} of {progress.size} bytes of the image are there")
         try:
-            verified = self._check(progress.slot)
+            verified = self._check(progress.slot, self._verify_new)
         except DeviceError:
             self._store.save(self.state.marked(progress.slot, SlotState.BAD))
             self._progress = None
@@ -187,7 +192,7 @@ class Updater:
         other = self._running.other
         if self.state.slot(other).state is not SlotState.CONFIRMED:
             raise DeviceError(f"slot {other.name} holds no confirmed image to go back to")
-        self._check(other)
+        self._check(other, self._verify)
         state = replace(self.state, active=other)
         if state.slot(self._running).state is SlotState.TRYING:
             state = state.marked(self._running, SlotState.BAD)
@@ -218,9 +223,9 @@ class Updater:
         self._store.mark()
         self._buffer.clear()
 
-    def _check(self, slot: Slot) -> Verified:
+    def _check(self, slot: Slot, verify: Verify) -> Verified:
         record = self.state.slot(slot)
-        verified = self._verify(read_slot(self._chip, self._layout, slot, record.size, record.digest))
+        verified = verify(read_slot(self._chip, self._layout, slot, record.size, record.digest))
         check_counter(self._fuses, verified)
         if verified.counter < (lowest := self._fuses.security_counter):
             raise DeviceError(f"the image's security counter is {verified.counter}; the fuses want {lowest}")

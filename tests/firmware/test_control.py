@@ -16,7 +16,6 @@ from firmware.services.logs import Logs
 from firmware.services.pipelines import Pipelines
 from firmware.services.statistics import Statistics
 from firmware.services.update import Updates
-from firmware.version import VERSION
 from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import MAX_DETAIL, Status
 from tests.appliance.board.fake_hardware import package
@@ -80,7 +79,19 @@ def test_installing_listing_removing(control: Control, hal: FakeHal) -> None:
 def test_stats(control: Control) -> None:
     assert ask(control, op="stats") == (
         Status.OK,
-        {"hardware": {"frames": 12}, "firmware": {"uptime_s": 5, "epoch": 3, "resets": 2, "letters": 0}},
+        {
+            "hardware": {"frames": 12},
+            "firmware": {
+                "version": "1.0",
+                "slot": "A",
+                "state": "confirmed",
+                "reason": "CONFIRMED",
+                "uptime_s": 5,
+                "epoch": 3,
+                "resets": 2,
+                "letters": 0,
+            },
+        },
     )
 
 
@@ -94,7 +105,8 @@ def test_health(control: Control, hal: FakeHal) -> None:
                 "dla_rate_percent": 25, "throttled": True,
             },
             "firmware": {
-                "version": VERSION, "epoch": 3, "boots": 3, "uptime_s": 5, "reset_reason": "WATCHDOG"
+                "version": "1.0", "epoch": 3, "boots": 3, "uptime_s": 5, "reset_reason": "WATCHDOG",
+                    "slot": "A", "state": "confirmed", "reason": "CONFIRMED", "trial_ms": 0,
             },
             "resets": {"exited": 0, "killed": 1, "watchdog": 1},
             "watchdog": {"period_ms": 8000},
