@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from appliance.board.regmap import ResetReason
+from firmware.boot.layout import Slot
+from firmware.boot.slots import Reason
 from host_sdk.wire import schema, tables
 from host_sdk.wire.schema import DropReason, Flag, Opcode, Status
 
@@ -56,7 +58,7 @@ def test_every_rule_has_a_number_of_its_own() -> None:
 
 
 def test_names_in_capitals_exist() -> None:
-    known = {member.name for group in (Opcode, Flag, Status, DropReason, ResetReason) for member in group}
+    known = {member.name for group in (Opcode, Flag, Status, DropReason, ResetReason, Slot, Reason) for member in group}
     words = {"MUST", "NOT", "SHOULD", "MAY", "RFC", "PDU", "MTU", "UDP", "MAC", "CRC", "NIP", "SDK", "ASCII", "IEEE"}
     words |= {"NAPU", "TOML", "SHA", "DLA", "UTF", "JPEG", "PNG", "RGB", "II", "TLS"}
     used = set(re.findall(r"\b[A-Z][A-Z_]+\b", TEXT))
