@@ -25,10 +25,11 @@ bench: ## measure appliances beside inference servers, which it installs into a 
 	@.ci/setup
 	@$(BIN)/napu bench $(ARGS)
 
-test: ## run all tests, on both DLA backends where Python 3.11 is to be had
+# One process for each core; -n 0 in ARGS runs them all in one, as a debugger needs it.
+test: ## run all tests, on both DLA backends where Python 3.11 is to be had (ARGS="-k wire -x")
 	@.ci/setup
 	@.ci/setup tflite-runtime
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 sweep: ## cut an emulated board's power at every operation of an update, and see that it still boots (ARGS="--seed 2")
 	@.ci/setup
