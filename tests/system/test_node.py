@@ -281,7 +281,7 @@ def test_a_batch_starts_early_enough_for_its_first_deadline(client: NapuClient) 
     """Alone, a request would wait a second for others to share its batch."""
     install(client, image_package("punctual", delay_us=1_000_000))
     options = InferOptions(deadline=0.1)
-    # Not all of them: on a busy machine the node may wake too late for many. One that waited for others is never in time.
+    # Not all: on a busy machine the node may wake too late for many. One that waits for others is never in time.
     in_time = tries = 0
     while in_time < 5:
         assert tries < 50, f"{in_time} of {tries} were in time"
