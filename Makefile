@@ -2,7 +2,7 @@
 # PYTHON chooses the interpreter when an environment is made: make demo PYTHON=python3.12
 SHELL = /bin/sh
 .SUFFIXES:
-.PHONY: help demo bench test sweep lint format lock clean
+.PHONY: help demo bench test sweep fuzz lint format lock clean
 .DEFAULT_GOAL := help
 
 # The environments are complete; what steers the caller's own Python must not reach into them.
@@ -25,14 +25,20 @@ bench: ## measure appliances beside inference servers, which it installs into a 
 	@.ci/setup
 	@$(BIN)/napu bench $(ARGS)
 
-test: ## run all tests, on both DLA backends where Python 3.11 is to be had
+# One process for each core; -n 0 in ARGS runs them all in one, as a debugger needs it.
+test: ## run all tests, on both DLA backends where Python 3.11 is to be had (ARGS="-k wire -x")
 	@.ci/setup
 	@.ci/setup tflite-runtime
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 sweep: ## cut an emulated board's power at every operation of an update, and see that it still boots (ARGS="--seed 2")
 	@.ci/setup
 	@$(BIN)/python -m tests.firmware.boot.sweep $(ARGS)
+
+fuzz: ## feed every parser with inputs made up by coverage, for a minute in all (ARGS="--seconds 600 image control")
+	@.ci/setup fuzz
+	@test -x .venv-fuzz/bin/python || { echo "fuzz: the fuzzer cannot be had here, as said above" >&2; exit 1; }
+	@.venv-fuzz/bin/python -m tests.fuzz.campaign $(ARGS)
 
 lint: ## check style, format and types
 	@.ci/setup
@@ -50,10 +56,11 @@ lock: ## renew the lock files from pyproject.toml (ARGS=--upgrade for the newest
 	@command -v uv >/dev/null || { .ci/setup && $(BIN)/python -m pip install --quiet uv; }
 	$(LOCK) --extra dev --output-file .ci/requirements.lock pyproject.toml .ci/build.in
 	$(LOCK) --extra tflite-runtime --extra test --output-file .ci/tflite-runtime.lock pyproject.toml .ci/build.in
+	$(LOCK) --extra fuzz --output-file .ci/fuzz.lock pyproject.toml .ci/build.in
 	for peer in protocol triton mlserver; do $(LOCK) --output-file $(PEERS)/$$peer.txt $(PEERS)/$$peer.in || exit; done
 	$(LOCK) --no-deps --output-file $(PEERS)/tritonserver.txt $(PEERS)/tritonserver.in
 
 clean: ## remove the environments and everything generated
-	rm -rf .venv .venv-tflite .setup.lock build dist *.egg-info .coverage .hypothesis
+	rm -rf .venv .venv-tflite .venv-fuzz .fuzz .setup.lock build dist *.egg-info .coverage .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .benchmarks napu-demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 STAMP = "napu-setup.json"
+USAGE = "usage: .ci/setup [tflite-runtime | fuzz]"
 Command = list[str | Path]
 FETCH_TIMEOUT_S = 30
 INTERRUPTED_TIMEOUT_S = 2  # for pip to remove its own files after Ctrl-C
@@ -65,12 +66,17 @@ class SetupError(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """One virtual environment of the tree `root`, installed from the lock file `lock` in `.ci`."""
+    """One virtual environment of the tree `root`, installed from the lock file `lock` in `.ci`.
+
+    One that is made on demand names the package that it is made for, and what that has wheels for.
+    """
 
     root: Path
     directory: str
     lock: str
+    package: str = ""
     python_below: tuple[int, int] | None = None
+    platform: str | None = None
 
     @property
     def path(self) -> Path:
@@ -92,6 +98,12 @@ class Environment:
         """The requirements with their hashes."""
         return self.root / ".ci" / self.lock
 
+    def lacks_wheels_for(self, version: tuple[int, ...], platform: str) -> str:
+        """Return what the package has no wheels for: this Python, this platform; or nothing."""
+        if self.python_below and version >= self.python_below:
+            return f"Python {version[0]}.{version[1]}"
+        return "" if self.platform in (None, platform) else platform
+
     def inputs(self) -> str:
         """Return a hash of all that the environment is made from; scripts hold the path, so it counts too."""
         digest = hashlib.sha256(os.fsencode(self.root))
@@ -105,8 +117,10 @@ def environment(root: Path, name: str | None) -> Environment:
     if name is None:
         return Environment(root, ".venv", "requirements.lock")
     if name == "tflite-runtime":
-        return Environment(root, ".venv-tflite", "tflite-runtime.lock", python_below=(3, 12))
-    raise SetupError(f"there is no environment {name!r}; usage: .ci/setup [tflite-runtime]")
+        return Environment(root, ".venv-tflite", "tflite-runtime.lock", name, python_below=(3, 12))
+    if name == "fuzz":
+        return Environment(root, ".venv-fuzz", "fuzz.lock", "atheris", (3, 15), "Linux x86_64")
+    raise SetupError(f"there is no environment {name!r}; {USAGE}")
 
 
 def say(message: str) -> None:
@@ -344,10 +358,11 @@ def main(arguments: list[str], root: Path, version: tuple[int, ...]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if len(arguments) > 1:
-            raise SetupError("usage: .ci/setup [tflite-runtime]")
+            raise SetupError(USAGE)
         env = environment(root, arguments[0] if arguments else None)
-        if env.python_below and version >= env.python_below:
-            say(f"{env.directory} left out: tflite-runtime has no wheels for Python {version[0]}.{version[1]}")
+        system = os.uname()
+        if lacking := env.lacks_wheels_for(version, f"{system.sysname} {system.machine}"):
+            say(f"{env.directory} left out: {env.package} has no wheels for {lacking}")
             return 0
         asked = sys.version if os.environ.get("PYTHON") else None
         if not is_current(env, asked):

@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
+LOCKS = {"requirements.lock": "dev", "tflite-runtime.lock": "tflite-runtime", "fuzz.lock": "fuzz"}
 
 
 def locked(name: str) -> dict[str, list[str]]:
@@ -21,7 +22,7 @@ def locked(name: str) -> dict[str, list[str]]:
     return versions
 
 
-@pytest.mark.parametrize(("lock", "extra"), [("requirements.lock", "dev"), ("tflite-runtime.lock", "tflite-runtime")])
+@pytest.mark.parametrize(("lock", "extra"), LOCKS.items())
 def test_lock_satisfies_pyproject(lock: str, extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
@@ -37,7 +38,7 @@ def test_lock_satisfies_pyproject(lock: str, extra: str) -> None:
         assert all(v in requirement.specifier for v in found), f"{requirement} but {found}; run `make lock`"
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "tflite-runtime.lock"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_lock_pins_pip_and_names_no_machine(lock: str) -> None:
     text = (ROOT / ".ci" / lock).read_text()
     assert locked(lock)["pip"]

@@ -235,6 +235,15 @@ def test_tflite_runtime_is_left_out_from_python_3_12_on(tmp_path: Path, capsys: 
     assert not list(tmp_path.iterdir())
 
 
+def test_the_fuzzer_is_left_out_where_it_has_no_wheels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_venv.main(["fuzz"], tmp_path, (3, 15, 0)) == 0
+    assert capsys.readouterr().err == "setup: .venv-fuzz left out: atheris has no wheels for Python 3.15\n"
+    assert not list(tmp_path.iterdir())
+    fuzz = make_venv.environment(tmp_path, "fuzz")
+    assert fuzz.lacks_wheels_for((3, 14, 2), "Linux aarch64") == "Linux aarch64"
+    assert fuzz.lacks_wheels_for((3, 14, 2), "Linux x86_64") == ""
+
+
 def test_unknown_environment_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert make_venv.main(["tflite"], tmp_path, (3, 11, 0)) == 1
     assert "no environment 'tflite'; usage" in capsys.readouterr().err

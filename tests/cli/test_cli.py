@@ -11,9 +11,10 @@ import pytest
 
 from host_sdk.cli.demo_images import held_out
 from host_sdk.lab.capability import capability
+from tests.rig.labs import lab_name
 
 NAPU = [sys.executable, "-m", "host_sdk.cli.main"]
-LAB = "cli-test"
+LAB = lab_name()
 needs_namespaces = pytest.mark.skipif(
     capability().kind == "none", reason="only where network namespaces are allowed: " + capability().reason
 )

@@ -14,7 +14,7 @@ import pytest
 from host_sdk.capture.reader import CapturedPdu, read_capture
 from host_sdk.lab.capability import capability
 from host_sdk.wire.header import decode_header
-from host_sdk.wire.schema import REPLY_BIT, Opcode
+from host_sdk.wire.schema import Opcode
 
 NAPU = [sys.executable, "-m", "host_sdk.cli.main"]
 needs_namespaces = pytest.mark.skipif(
@@ -138,6 +138,7 @@ def await_own_code(pid: int) -> None:
 @needs_namespaces
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_at_any_moment_leaves_nothing_and_runs_again(tmp_path: Path, number: signal.Signals) -> None:
+    own = set()
     for seconds in (0.0, 0.4, 0.8, 1.2, 1.6, 2.0):
         process = subprocess.Popen(
             [*NAPU, "demo"],
@@ -148,6 +149,7 @@ def test_interrupted_at_any_moment_leaves_nothing_and_runs_again(tmp_path: Path,
             text=True,
             start_new_session=True,
         )
+        own.add(f"demo-{process.pid}")
         await_own_code(process.pid)
         time.sleep(seconds)
         assert relatives()  # the mark is inherited, so that its absence later means something
@@ -162,7 +164,7 @@ def test_interrupted_at_any_moment_leaves_nothing_and_runs_again(tmp_path: Path,
     labs = json.loads(subprocess.run([*NAPU, "lab", "status", "--json"], capture_output=True, check=True).stdout)[
         "labs"
     ]
-    assert not [name for name in labs if name.startswith("demo-")]
+    assert not own & set(labs)  # another process may run demos as well
     assert run(tmp_path, "demo", "--images", "200").returncode == 0
     left = sorted(path.name for path in (tmp_path / "napu-demo").iterdir())
     assert left == ["capture.pcap", "contact-sheet.png"]
@@ -186,5 +188,6 @@ def test_without_namespaces_udp_on_loopback_carries_the_same_pdus(tmp_path: Path
     report = json.loads(done.stdout)
     assert report["link"] == "udp"
     assert report["accuracy"] >= 0.97
-    replies = [pdu for pdu in read_capture(tmp_path / report["capture"]) if pdu.pdu[1] & REPLY_BIT]
-    assert report["frames"]["replies"] == 200 <= len(replies)
+    results = [pdu for pdu in read_capture(tmp_path / report["capture"]) if pdu.pdu[1] == Opcode.RESULT]
+    assert report["frames"]["replies"] == len(results)
+    assert len({key(pdu) for pdu in results}) == 200  # on a busy machine some are asked for, and answered, twice

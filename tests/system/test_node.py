@@ -281,12 +281,12 @@ def test_a_batch_starts_early_enough_for_its_first_deadline(client: NapuClient) 
     """Alone, a request would wait a second for others to share its batch."""
     install(client, image_package("punctual", delay_us=1_000_000))
     options = InferOptions(deadline=0.1)
-    answers = [
-        next(iter(client.infer_many("punctual", [held_out()[0][1]], options=options, return_errors=True)))
-        for _ in range(10)
-    ]
-    # Not all of them: on a busy machine the node may wake too late for one.
-    assert sum(isinstance(answer, Inference) for answer in answers) >= 5
+    # Not all: on a busy machine the node may wake too late for many. One that waits for others is never in time.
+    in_time = tries = 0
+    while in_time < 5:
+        assert tries < 50, f"{in_time} of {tries} were in time"
+        (answer,) = client.infer_many("punctual", [held_out()[0][1]], options=options, return_errors=True)
+        in_time, tries = in_time + isinstance(answer, Inference), tries + 1
 
 
 @pytest.mark.parametrize(("deadline", "priority"), [(0.0, 0), (-1.0, 0), (5000.0, 0), (None, -1), (None, 256)])

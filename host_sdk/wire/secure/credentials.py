@@ -5,6 +5,7 @@ from typing import Any
 
 import msgpack
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
@@ -47,9 +48,12 @@ class Credentials:
         """
         try:
             found = msgpack.unpackb(data)
-            return cls(**{name: bytes(found[name]) for name in cls.__slots__})
+            parts = {name: found[name] for name in cls.__slots__}
         except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException):
             raise ConfigError("these are no credentials") from None
+        if not all(isinstance(part, bytes) for part in parts.values()):
+            raise ConfigError("these are no credentials: one of their parts is no bytes")
+        return cls(**parts)
 
     def trust(self) -> Authority:
         """Return the authority, with the list of those revoked.
@@ -92,7 +96,7 @@ class Credentials:
             store = context.get_cert_store()
             if store is not None:
                 store.add_cert(X509.from_cryptography(x509.load_pem_x509_certificate(self.authority)))
-        except (SSL.Error, ValueError, TypeError) as error:
+        except (SSL.Error, ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise ConfigError(f"certificate and key cannot be used: {error}") from None
         return context
 

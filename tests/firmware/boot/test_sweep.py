@@ -106,6 +106,7 @@ def test_the_command_prints_json_and_fails_when_a_board_is_bricked(
     assert found["seed"] == 3
     assert set(found["scenarios"]) == set(SCENARIOS)
     monkeypatch.setattr(StateStore, "_write_copy", both_copies_at_once)
+    monkeypatch.setattr(command, "SCENARIOS", {"update": SCENARIOS["update"]})
     monkeypatch.setattr(sys, "argv", ["sweep"])
     assert command.main() == 1
     assert "BRICKED: " in capsys.readouterr().out

@@ -1,0 +1,30 @@
+"""What the fuzzer and its targets have found, each with a test of its own that needs no input of their making."""
+
+import base64
+from dataclasses import replace
+
+import msgpack
+import pytest
+
+from host_sdk.wire.errors import ConfigError
+from host_sdk.wire.secure.credentials import Credentials
+from tests.fuzz.control import known
+
+
+@pytest.mark.parametrize("part", [1 << 40, -1, "text", [1, 2], None, True])
+def test_a_part_of_credentials_that_is_no_bytes(part: object) -> None:
+    """A number was taken for the size of so many zeros: gigabytes."""
+    parts = {name: getattr(known()["napu1"], name) for name in ("authority", "certificate", "key", "revoked")}
+    assert Credentials.decode(msgpack.packb(parts)) == known()["napu1"]
+    for name in parts:
+        with pytest.raises(ConfigError, match="these are no credentials"):
+            Credentials.decode(msgpack.packb({**parts, name: part}))
+
+
+def test_a_key_of_an_algorithm_that_nobody_knows() -> None:
+    algorithm = bytes.fromhex("06 03 2a 03 04")  # 1.2.3.4
+    inner = b"\x02\x01\x00" + bytes([0x30, len(algorithm)]) + algorithm + b"\x04\x02\x04\x00"
+    der = bytes([0x30, len(inner)]) + inner
+    pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.b64encode(der) + b"\n-----END PRIVATE KEY-----\n"
+    with pytest.raises(ConfigError, match="certificate and key cannot be used: .*1.2.3.4"):
+        replace(known()["napu1"], key=pem).context(server=True)
