@@ -13,11 +13,13 @@ import msgpack
 
 from firmware.packing import MapReader
 from firmware.services.access import ANYBODY, Access, Caller, permit
+from firmware.services.attestation import Attestation
 from firmware.services.health import Health
 from firmware.services.identity import Identity
 from firmware.services.logs import MAX_LINES, Logs
 from firmware.services.pipelines import Pipelines
 from firmware.services.statistics import Statistics
+from host_sdk.wire.attest.events import MAX_EVENTS
 from host_sdk.wire.errors import (
     BadArgumentError,
     ClosedError,
@@ -44,6 +46,7 @@ class Services:
     logs: Logs
     health: Health
     access: Access
+    attestation: Attestation
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,16 @@ OPERATIONS: dict[str, Operation] = {
     "logs": Operation(
         lambda services, given: services.logs.after(given["after"], given["limit"]),
         (Argument("after", int, 0), Argument("limit", int, MAX_LINES, low=1, high=MAX_LINES)),
+        Role.VIEWER,
+    ),
+    "attest": Operation(
+        lambda services, given: services.attestation.quote(given["nonce"]),
+        (Argument("nonce", bytes),),
+        Role.VIEWER,
+    ),
+    "attest.log": Operation(
+        lambda services, given: services.attestation.log(given["after"]),
+        (Argument("after", int, 0, high=MAX_EVENTS),),
         Role.VIEWER,
     ),
     "access.revoke": Operation(

@@ -14,6 +14,7 @@ from appliance.board.regmap import SendStatus
 from firmware.control import Control, OpenGate, Services
 from firmware.hal import Hal, Letter
 from firmware.services.access import NOBODY, OPEN, Access
+from firmware.services.attestation import Attestation
 from firmware.services.discovery import beacon, reply
 from firmware.services.health import Health
 from firmware.services.identity import Identity
@@ -52,7 +53,7 @@ class Firmware:
         self._throttle = Throttle(hal)
         access, health = Access(hal), Health(hal, clock)
         identity = Identity(hal, digest)
-        services = Services(identity, self._pipelines, self._statistics, Logs(hal), health, access)
+        services = Services(identity, self._pipelines, self._statistics, Logs(hal), health, access, Attestation(hal))
         self._control = Control(services)
         self._gate = _make_gate(self._control, access, clock, wall)
         self._answers: OrderedDict[tuple[int, int], tuple[Status, bytes]] = OrderedDict()  # by peer and request

@@ -13,6 +13,7 @@ from firmware.control import Control, Services
 from firmware.hal import Hal
 from firmware.secure.gate import MutualGate
 from firmware.services.access import Access
+from firmware.services.attestation import Attestation
 from firmware.services.health import Health
 from firmware.services.identity import Identity as Facts
 from firmware.services.logs import Logs
@@ -89,7 +90,8 @@ class Appliance:
         self.access = Access(hal)
         statistics = Statistics(hal, self.time.monotonic)
         health = Health(hal, self.time.monotonic)
-        self.services = Services(Facts(hal, "ab" * 32), Pipelines(hal), statistics, Logs(hal), health, self.access)
+        rest = (statistics, Logs(hal), health, self.access, Attestation(hal))
+        self.services = Services(Facts(hal, "ab" * 32), Pipelines(hal), *rest)
         self.gate = MutualGate(Control(self.services), self.access, self.time.monotonic, self.time.wall)
 
     def secure(self, records: bytes, *, stream: int = 7, offset: int = 0, peer: int = PEER) -> tuple[Status, Any]:

@@ -36,6 +36,8 @@ TABLE = {
     "logs": "vera",
     "pipeline.install": "oleg",
     "pipeline.remove": "oleg",
+    "attest": "vera",
+    "attest.log": "vera",
     "access.revoke": "ada",
 }
 
