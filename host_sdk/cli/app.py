@@ -2,6 +2,7 @@
 
 import typer
 
+from host_sdk.cli.attest import attest
 from host_sdk.cli.bench import bench
 from host_sdk.cli.ca import ca_app
 from host_sdk.cli.demo import demo
@@ -27,6 +28,7 @@ app.add_typer(pipelines_app, name="pipelines")
 app.command()(stats)
 app.command()(console)
 app.command()(status)
+app.command()(attest)
 app.add_typer(lab_app, name="lab")
 app.add_typer(ca_app, name="ca")
 app.command()(link)
