@@ -16,6 +16,8 @@ from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from appliance.board.attestation import Attestor, Constants, check_constants
+from appliance.board.device_key import open_device_key
 from appliance.board.flash import Flash
 from appliance.board.fuses import Fuses, Lifecycle
 from appliance.board.nor import Nor
@@ -24,9 +26,10 @@ from appliance.device import POLL_MODES, Device, DeviceOptions
 from appliance.dla.backends import BACKENDS
 from appliance.pipelines.manifest import parse_manifest
 from appliance.pipelines.package import MANIFEST_NAME, pack_directory
-from appliance.profile import available_profiles, load_profile
+from appliance.profile import Profile, available_profiles, load_profile
 from firmware.boot.resident import ResidentRom, verifier
 from firmware.boot.rom import start
+from firmware.boot.rom_digest import rom_digest
 from firmware.boot.update import provision as provision_chip
 from firmware.boot.user import NOBODY, find_user
 from firmware.image import IMAGE_OBJECT, MAX_IMAGE, Policy, build_image
@@ -123,6 +126,34 @@ def _read_start(path: Path) -> bytes:
     """Return a file, or so much of it that it is no certificate any more."""
     with path.open("rb") as file:
         return file.read(MAX_CREDENTIAL)
+
+
+def authority_of(flash: Flash) -> str:
+    """Return the SHA-256, in hex, of the certificate of the authority that a flash's credentials trust.
+
+    Raises:
+        ConfigError: There are no credentials, or they cannot be used.
+    """
+    from host_sdk.wire.secure.credentials import Credentials
+
+    return Credentials.decode(flash.read(CREDENTIALS_OBJECT)).fingerprint().hex()
+
+
+def configuration(arguments: argparse.Namespace, hardware: Profile, policy: Policy, link: Link) -> dict[str, str]:
+    """Return how a node is set up, as its measurement has it: docs/attestation.md says what each fact is."""
+    damaged = bool(arguments.faults_in or arguments.faults_out)
+    return {
+        "access": arguments.access,
+        "backend": arguments.backend,
+        "dla_threads": str(arguments.dla_threads),
+        "frames_damaged": "yes" if damaged else "no",
+        "key_kinds": ",".join(sorted(kind.name.lower() for kind in policy.kinds)),
+        "link": link.kind,
+        "mtu": str(link.mtu),
+        "profile": hardware.digest.hex(),
+        "revoked": ",".join(str(serial) for serial in sorted(policy.revoked)),
+        "root_hash": policy.root_hash.hex(),
+    }
 
 
 def factory_pipelines() -> list[Path]:
@@ -257,6 +288,9 @@ def node(arguments: argparse.Namespace) -> None:
         # Over UDP many nodes may be bound to the same address, each on a machine of its own.
         own_id = store.read(DEVICE_OBJECT).decode() if choice.link.kind == "udp" else ""
         device_id = certified or own_id
+        key, facts = open_device_key(store), configuration(arguments, hardware, policy, choice.link)
+        if certified:
+            facts["authority"] = authority_of(store)
         options = DeviceOptions(
             arguments.name, arguments.backend, arguments.poll, device_id, dla_threads=arguments.dla_threads
         )
@@ -266,6 +300,9 @@ def node(arguments: argparse.Namespace) -> None:
         device = Device(hardware, wire, store, rom.launch, clock, options)
         stack.callback(device.close)
         device.board.attach(rom)
+        constants = Constants(str(device.facts()["device"]), rom_digest(), facts)
+        check_constants(constants)
+        device.board.measure(Attestor(key, constants, lambda: rom.booted, device.pipelines, store, clock))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: device.stop())
         if arguments.owner_fd >= 0:

@@ -1,7 +1,8 @@
 """Hardware as data: what a board is made of, how fast and how hungry its parts are, and where its limits lie."""
 
+import hashlib
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ class Profile:
         figures: Part and property to assumption, for example ``("dla", "watts")``.
         limits: Bounds of memory and count.
         tenants: Name to weight of those who share the board; all others are one more, ``default``.
+        digest: SHA-256 of the text that it was read from, 32 bytes; empty where it was made otherwise.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Profile:
     figures: dict[tuple[str, str], Figure]
     limits: Limits
     tenants: dict[str, int] = field(default_factory=dict)
+    digest: bytes = b""
 
     def value(self, part: str, name: str) -> float:
         """Return the value of an assumption."""
@@ -132,7 +135,7 @@ def load_profile(name: str) -> Profile:
         known = ", ".join(available_profiles())
         raise ConfigError(f"no profile is called {name}; there are: {known}, or give a .toml file")
     try:
-        return parse_profile(tomllib.loads(text))
+        return replace(parse_profile(tomllib.loads(text)), digest=hashlib.sha256(text.encode()).digest())
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"profile {name} is no TOML: {error}") from None
     except ConfigError as error:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +22,6 @@ from firmware.image.format import HARDWARE, ISSUED_BY_DEFAULT, MAX_COUNTER, MAX_
 from firmware.image.keys import (
     CERTIFICATE_SIZE,
     MAX_SERIAL,
-    NEVER,
     Signer,
     generate_key,
     key_id,
@@ -39,8 +37,11 @@ from firmware.image.keys import (
     certify as certify_key,
 )
 from firmware.image.policy import Policy, parse_kind, parse_policy, parse_root_hash
-from firmware.image.verify import CHECKS, time_text
+from firmware.image.times import parse_time, source_date, time_text
+from firmware.image.verify import CHECKS
+from firmware.reference_cli import reference_app
 from firmware.version import VERSION
+from host_sdk.wire.attest.errors import AttestationError
 from host_sdk.wire.errors import ConfigError, DeviceError
 
 EXIT_FAILED = 1
@@ -59,6 +60,7 @@ app = typer.Typer(
         "written, 2 wrong arguments; of diff: 0 the same, 1 different, 2 not to be compared."
     ),
 )
+app.add_typer(reference_app, name="reference")
 
 
 class _KeyUse(StrEnum):
@@ -111,7 +113,7 @@ def certify(
         read_public_pem(read_bounded(key, MAX_TEXT_FILE)),
         kind=parse_kind(kind),
         serial=serial,
-        not_after=_time(not_after, "--not-after"),
+        not_after=parse_time(not_after, "--not-after"),
     )
     write_file(out, certificate.data)
     end = time_text(certificate.not_after)
@@ -130,7 +132,7 @@ def build(
 
     It says that it was issued at SOURCE_DATE_EPOCH, or on 2026-01-01: the same sources give the same bytes.
     """
-    terms = Terms(hardware, counter, _issued(), _time(expires, "--expires"))
+    terms = Terms(hardware, counter, source_date(ISSUED_BY_DEFAULT), parse_time(expires, "--expires"))
     image = build_image(version, terms=terms)
     write_file(out, image)
     typer.echo(f"{out}: version {version}, {len(image)} bytes, digest {read_image(image).digest.hex()}")
@@ -231,28 +233,8 @@ def _policy(path: Path | None, root: str, at: str) -> Policy:
     if root:
         policy = replace(policy, root_hash=parse_root_hash(root))
     if at:
-        return replace(policy, now=_time(at, "--at"))
+        return replace(policy, now=parse_time(at, "--at"))
     return policy if policy.now is not None else replace(policy, now=int(time.time()))
-
-
-def _time(text: str, what: str) -> int:
-    if text == "never":
-        return NEVER
-    try:
-        parsed = datetime.fromisoformat(text)
-        seconds = int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        seconds = -1
-    if seconds < 0:
-        raise ConfigError(f"{what} {text[:40]!r} is no time; write it like 2027-01-31 or 2027-01-31T12:00:00, or never")
-    return seconds
-
-
-def _issued() -> int:
-    text = os.environ.get("SOURCE_DATE_EPOCH", str(ISSUED_BY_DEFAULT))
-    if not (text.isascii() and text.isdigit() and len(text) < len(str(NEVER))):
-        raise ConfigError(f"SOURCE_DATE_EPOCH is {text[:40]!r}; it must be seconds since 1970")
-    return int(text)
 
 
 def run() -> None:
@@ -269,7 +251,7 @@ def run() -> None:
     except ConfigError as error:
         sys.stderr.write(f"napu-fw: {error}\n")
         raise SystemExit(EXIT_USAGE) from None
-    except (DeviceError, OSError) as error:
+    except (AttestationError, DeviceError, OSError) as error:
         sys.stderr.write(f"napu-fw: {error}\n")
         raise SystemExit(EXIT_FAILED) from None
 

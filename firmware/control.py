@@ -7,18 +7,21 @@ keys that the operation does not know are passed over. Any bytes at all get a st
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import msgpack
 
+from firmware.hal import Hal
 from firmware.packing import MapReader
 from firmware.services.access import ANYBODY, Access, Caller, permit
+from firmware.services.attestation import Attestation
 from firmware.services.health import Health
 from firmware.services.identity import Identity
 from firmware.services.logs import MAX_LINES, Logs
 from firmware.services.pipelines import Pipelines
 from firmware.services.statistics import Statistics
 from firmware.services.update import SELF, Updates
+from host_sdk.wire.attest.events import MAX_EVENTS
 from host_sdk.wire.errors import (
     BadArgumentError,
     ClosedError,
@@ -47,6 +50,21 @@ class Services:
     health: Health
     access: Access
     updates: Updates
+    attestation: Attestation
+
+    @classmethod
+    def on(cls, hal: Hal, digest: str, clock: Callable[[], int]) -> Self:
+        """Return the services of a firmware that was booted from an image with this digest, hex; clock in ns."""
+        return cls(
+            identity=Identity(hal, digest),
+            pipelines=Pipelines(hal),
+            statistics=Statistics(hal, clock),
+            logs=Logs(hal),
+            health=Health(hal, clock),
+            access=Access(hal),
+            updates=Updates(hal, digest),
+            attestation=Attestation(hal),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +141,16 @@ OPERATIONS: dict[str, Operation] = {
         lambda services, given: services.updates.roll_back(given["leaving"]),
         (Argument("leaving", bytes),),
         Role.ADMIN,
+    ),
+    "attest": Operation(
+        lambda services, given: services.attestation.quote(given["nonce"]),
+        (Argument("nonce", bytes),),
+        Role.VIEWER,
+    ),
+    "attest.log": Operation(
+        lambda services, given: services.attestation.log(given["after"]),
+        (Argument("after", int, 0, high=MAX_EVENTS),),
+        Role.VIEWER,
     ),
     "access.revoke": Operation(
         lambda services, given: services.access.revoke(given["list"]),

@@ -7,6 +7,11 @@ from typing import Any
 import msgpack
 
 from appliance.board.regmap import (
+    ATTEST_ARGUMENT,
+    ATTEST_COMMAND,
+    ATTEST_DATA,
+    ATTEST_RESULT,
+    ATTEST_STATUS,
     BOARD_ID,
     EPOCH,
     FLASH_ARGUMENT,
@@ -51,6 +56,7 @@ from appliance.board.regmap import (
     UPTIME,
     WATCHDOG_KICK,
     WATCHDOG_PERIOD,
+    AttestCommand,
     CommandStatus,
     FlashCommand,
     Interrupt,
@@ -62,7 +68,14 @@ from appliance.board.regmap import (
     Window,
 )
 from firmware.bus import BusClient
-from host_sdk.wire.errors import BadArgumentError, BadPipelineError, ClosedError, DeviceError, NoSpaceError
+from host_sdk.wire.errors import (
+    BadArgumentError,
+    BadPipelineError,
+    BusyError,
+    ClosedError,
+    DeviceError,
+    NoSpaceError,
+)
 from host_sdk.wire.header import decode_header
 from host_sdk.wire.message import Message, decode_message, encode_message
 from host_sdk.wire.schema import HEADER_SIZE
@@ -237,6 +250,9 @@ class Hal:
             self._bus, (SERVICE_ARGUMENT, SERVICE_COMMAND, SERVICE_STATUS, SERVICE_RESULT), SERVICE_DATA
         )
         self.rom = RomPort(self._bus)
+        self._attest = CommandPort(
+            self._bus, (ATTEST_ARGUMENT, ATTEST_COMMAND, ATTEST_STATUS, ATTEST_RESULT), ATTEST_DATA
+        )
 
     def fileno(self) -> int:
         """Return the descriptor that polls readable when an interrupt is signalled."""
@@ -374,6 +390,25 @@ class Hal:
     def unload_pipeline(self, name: str) -> bool:
         """Let the hardware serve a pipeline no longer; return whether it did."""
         return bool(self._services.ask(ServiceCommand.UNLOAD_PIPELINE, [name]))
+
+    def quote(self, nonce: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+        """Return a quote over a nonce of 32 bytes, its signature, the device key, and the history of boots.
+
+        Raises:
+            BusyError: One was signed just now.
+        """
+        try:
+            quote, signature, key, boots = msgpack.unpackb(self._attest.run(AttestCommand.QUOTE, nonce))
+        except CommandError as error:
+            if error.status is CommandStatus.REFUSED:
+                raise BusyError(error.detail) from None
+            raise
+        return quote, signature, key, boots
+
+    def measurements(self, after: int) -> tuple[int, list[bytes]]:
+        """Return the number of the measurement log, and its next events after so many, as many as fit."""
+        log, events = self._attest.ask(AttestCommand.LOG, [after])
+        return int(log), list(events)
 
     def console(self, after: int, limit: int) -> list[tuple[int, int, str]]:
         """Return console lines after a sequence number: sequence, ns since power-on, text."""

@@ -15,13 +15,8 @@ from firmware.control import Control, OpenGate, Services
 from firmware.hal import Hal, Letter
 from firmware.services.access import NOBODY, OPEN, Access
 from firmware.services.discovery import beacon, reply
-from firmware.services.health import Health
-from firmware.services.identity import Identity
-from firmware.services.logs import Logs, start_logging
-from firmware.services.pipelines import Pipelines
-from firmware.services.statistics import Statistics
+from firmware.services.logs import start_logging
 from firmware.services.throttle import Throttle
-from firmware.services.update import Updates
 from firmware.version import VERSION
 from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import Opcode, Status
@@ -48,15 +43,10 @@ class Firmware:
 
     def __init__(self, hal: Hal, digest: str, clock: Callable[[], int], wall: Callable[[], float]) -> None:
         self._hal = hal
-        self._pipelines = Pipelines(hal)
-        self._statistics = Statistics(hal, clock)
+        self._services = Services.on(hal, digest, clock)
         self._throttle = Throttle(hal)
-        access, health = Access(hal), Health(hal, clock)
-        identity = Identity(hal, digest)
-        self._updates = Updates(hal, digest)
-        services = Services(identity, self._pipelines, self._statistics, Logs(hal), health, access, self._updates)
-        self._control = Control(services)
-        self._gate = _make_gate(self._control, access, clock, wall)
+        self._control = Control(self._services)
+        self._gate = _make_gate(self._control, self._services.access, clock, wall)
         self._answers: OrderedDict[tuple[int, int], tuple[Status, bytes]] = OrderedDict()  # by peer and request
         self._unsent: Letter | None = None
         self._stopping = False
@@ -71,9 +61,9 @@ class Firmware:
         """
         _log.info("firmware %s, epoch %d, %s", VERSION, self._hal.epoch(), self._hal.reset_reason().name)
         self._hal.start_watchdog(WATCHDOG_MS)
-        self._pipelines.restore()
+        self._services.pipelines.restore()
         self._hal.announce_ready()
-        self._updates.try_out()
+        self._services.updates.try_out()
         status, identity = self._control.execute("identity", {}, NOBODY)
         if status is Status.OK:
             self._post(beacon(identity))
@@ -117,13 +107,13 @@ class Firmware:
             self._turn()
             if self._unsent and not self._post(self._unsent):
                 return
-            if self._updates.reboot:  # whoever asked for it has been told
+            if self._services.updates.reboot:  # whoever asked for it has been told
                 self._stopping = True
                 return
             letter = self._hal.receive()
             if letter is None:
                 return
-            self._statistics.letters += 1
+            self._services.statistics.letters += 1
             self._post(self._answer(letter))
 
     def _answer(self, letter: Letter) -> Letter:

@@ -7,11 +7,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from host_sdk.access.identity import Identity
+from host_sdk.attestation import collect_evidence, new_nonce
 from host_sdk.engine import connect
 from host_sdk.operations import InferOptions, Operation, Operations, Timeout, secure_control
 from host_sdk.results import Appliance, Inference, Pipeline
 from host_sdk.running import Running
 from host_sdk.streams import Data, Stream, Streams, is_inference
+from host_sdk.wire.attest.collected import Evidence
 from host_sdk.wire.errors import ClosedError, LinkError, NapuError
 from host_sdk.wire.exchange.answers import Announced, Event
 from host_sdk.wire.exchange.pace import RequesterLimits
@@ -134,6 +136,13 @@ class AsyncNapuClient:
         """Run an operation of the control plane, as :meth:`host_sdk.client.NapuClient.control` does."""
         return await self._run(
             self._operations.on(target, lambda peer: self._operations.control(peer, operation, **arguments))
+        )
+
+    async def attest(self, target: str | None = None, nonce: bytes | None = None) -> Evidence:
+        """Ask an appliance for evidence, as :meth:`host_sdk.client.NapuClient.attest` does."""
+        fresh = new_nonce() if nonce is None else nonce
+        return await self._run(
+            self._operations.on(target, lambda peer: collect_evidence(self._operations, peer, fresh))
         )
 
     async def infer(

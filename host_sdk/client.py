@@ -8,11 +8,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from host_sdk.access.identity import Identity
+from host_sdk.attestation import collect_evidence, new_nonce
 from host_sdk.engine import connect
 from host_sdk.operations import InferOptions, Operation, Operations, Timeout, secure_control
 from host_sdk.results import Appliance, Inference, Pipeline
 from host_sdk.running import Running
 from host_sdk.streams import Data, Stream, Streams, is_inference
+from host_sdk.wire.attest.collected import Evidence
 from host_sdk.wire.errors import LinkError, NapuError
 from host_sdk.wire.exchange.answers import Announced
 from host_sdk.wire.exchange.pace import RequesterLimits
@@ -84,6 +86,31 @@ class NapuClient:
         return self._run(
             self._operations.on(target, lambda peer: self._operations.control(peer, operation, **arguments))
         )
+
+    def attest(self, target: str | None = None, nonce: bytes | None = None) -> Evidence:
+        """Ask an appliance for evidence of what runs on it, for ``check_evidence`` of :mod:`host_sdk.wire.attest`.
+
+        Args:
+            target: The appliance; by default the first target.
+            nonce: 32 bytes that nobody can foresee and that were never used before: :func:`new_nonce`, which is taken
+                by default.
+
+        Raises:
+            AttestationError: The answer is no evidence.
+            StatusError: The appliance refuses.
+            NapuTimeoutError: It does not answer.
+        """
+        fresh = new_nonce() if nonce is None else nonce
+        return self._run(self._operations.on(target, lambda peer: collect_evidence(self._operations, peer, fresh)))
+
+    def proven_device(self, target: str) -> str:
+        """Return the device that has proved by its certificate that it is at an address; empty without an identity.
+
+        Raises:
+            NotAuthenticatedError: It was not asked for anything yet, or its certificate does not count any more.
+        """
+        secure = self._operations.secure
+        return secure.device(self._engine.link.parse_address(target)) if secure else ""
 
     def infer(
         self,

@@ -279,6 +279,15 @@ class Inference:
         return None if trailers is None else Trailer.decode(trailers[self._row].tobytes())
 
     @property
+    def made_by(self) -> tuple[int, bytes] | None:
+        """Firmware epoch and first 8 bytes of the model's SHA-256; None where no trailer was asked for.
+
+        :func:`host_sdk.wire.attest.evidence.explain` says from a quote which firmware and which model that is.
+        """
+        trailer = self.trailer
+        return (trailer.firmware_epoch, trailer.model_digest.to_bytes(8, "big")) if trailer else None
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The labels, likeliest first; empty where the pipeline has none."""
         return tuple(label.decode("utf-8", "replace") for label in self.outputs.get("label", np.empty(0)).tolist())

@@ -34,6 +34,7 @@ RULES = {
     "host_sdk": Rule(("host_sdk",), ("msgpack", "numpy")),
     "host_sdk.wire": Rule((), ("google_crc32c", "msgpack", "numpy")),
     "host_sdk.wire.secure": Rule(("host_sdk.wire",), ("OpenSSL", "cryptography", "msgpack")),
+    "host_sdk.wire.attest": Rule(("host_sdk.wire",), ("cryptography",)),
     "host_sdk.access": Rule(("host_sdk",), ("cryptography", "msgpack")),
     "host_sdk.wire.links": Rule(("host_sdk.wire",), ("numpy", "pyroute2")),
     "host_sdk.bench": Rule(("host_sdk",), ("hdrh", "matplotlib", "msgpack", "numpy")),
@@ -47,6 +48,7 @@ RULES = {
     "host_sdk.cli.contact_sheet": Rule((), ("PIL",)),
     "appliance": Rule(("host_sdk.wire",), ("msgpack", "numpy")),
     "appliance.cli": Rule(("host_sdk.wire", "appliance", "firmware"), ()),
+    "appliance.board.device_key": Rule(("host_sdk.wire", "appliance"), ("cryptography",)),
     "appliance.dla": Rule(("host_sdk.wire", "appliance"), ("ai_edge_litert", "numpy", "tflite", "tflite_runtime")),
     "appliance.engines": Rule(("host_sdk.wire", "appliance"), ("PIL", "numpy")),
     "appliance.models": Rule(  # training scripts, which nothing else imports
@@ -56,6 +58,7 @@ RULES = {
     "firmware.image": Rule(("host_sdk.wire", "firmware.version"), ("cryptography",)),
     "firmware.secure": Rule(("host_sdk.wire", "firmware"), ("cryptography", "msgpack")),
     "firmware.cli": Rule(("host_sdk.wire", "firmware"), ("typer",)),
+    "firmware.reference_cli": Rule(("host_sdk.wire", "firmware", "appliance.pipelines.package"), ("typer",)),
 }
 EMPTY = ("host_sdk/__init__.py", "host_sdk/lab/__init__.py")
 # Modules of the standard library that are good for nothing but I/O: not for the cable's pure part.

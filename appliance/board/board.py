@@ -9,6 +9,7 @@ import os
 import selectors
 import threading
 
+from appliance.board.attestation import ATTEST_PORT, Attestor
 from appliance.board.bus import BusServer
 from appliance.board.command import Command, CommandPort
 from appliance.board.console import Console, Line
@@ -76,10 +77,14 @@ class Board:
         self._interrupts.attach(self._registers)
         mailbox.attach(self._registers, self._interrupts)
         CommandPort(self._registers, FLASH_PORT, flash_commands(flash))
-        CommandPort(self._registers, SERVICE_PORT, service_commands(hardware, self.counters, self._console_lines))
+        self._service_commands = service_commands(hardware, self.counters, self._console_lines)
+        CommandPort(self._registers, SERVICE_PORT, self._service_commands)
         self._slots: Slots | None = None
         self._update_commands: dict[int, Command] = {}
         CommandPort(self._registers, UPDATE_PORT, self._update_commands)
+        self._attestor: Attestor | None = None
+        self._attest_commands: dict[int, Command] = {}
+        CommandPort(self._registers, ATTEST_PORT, self._attest_commands)
         self._registers.on_read(TRIAL, lambda: self._slots.trial_ms if self._slots else 0)
         self._registers.on_write(READY, self._set_ready)
         self._watchdog = Watchdog(clock)
@@ -113,6 +118,12 @@ class Board:
         """
         self._slots = slots
         self._update_commands.update(update_commands(slots))
+
+    def measure(self, attestor: Attestor) -> None:
+        """Let boots and pipelines be measured, and the firmware ask for quotes of that; before :meth:`start`."""
+        self._attestor = attestor
+        self._attest_commands.update(attestor.commands())
+        self._service_commands.update(attestor.measured(self._service_commands))
 
     @property
     def epoch(self) -> int:
@@ -233,14 +244,21 @@ class Board:
             try:
                 popen = self._launcher(bus_end.fileno(), line_end.fileno(), self._epoch)
             except (DeviceError, OSError) as error:
+                self._measure_boot()
                 self._boot_failed(error)
                 return
+        # Before the bus is served, so that nothing that runs is not measured.
+        self._measure_boot()
         if self._slots and self._slots.remark:
             self._report(self._slots.remark)
         self._process = FirmwareProcess(popen, self._clock.now_ns(), self.console)
         self._selector.register(bus, selectors.EVENT_READ, self._on_bus)
         if self._process.console_fd is not None:
             self._selector.register(self._process.console_fd, selectors.EVENT_READ, self._on_console)
+
+    def _measure_boot(self) -> None:
+        if self._attestor and (trouble := self._attestor.boot(self._epoch, self._reason)):
+            self._report(trouble)
 
     def _boot_failed(self, error: DeviceError | OSError) -> None:
         self._bus.disconnect()

@@ -115,6 +115,13 @@ class UpdateCommand(IntEnum):
     ROLL_BACK = 7  # nil → nil; the other slot's image is started at the next boot
 
 
+class AttestCommand(IntEnum):
+    """Commands of the attestation port."""
+
+    QUOTE = 1  # the nonce itself, 32 bytes → [quote, signature, public key, history of boots], in msgpack
+    LOG = 2  # [events to pass over] → [number of the log, [event, …]], in msgpack; at most MAX_PART bytes of events
+
+
 class ServiceCommand(IntEnum):
     """Commands of the hardware services. Argument and result are msgpack unless said otherwise."""
 
@@ -229,6 +236,11 @@ UPDATE_STATUS = Register("UPDATE_STATUS", 0x0708, _RO, "What became of it: a Com
 UPDATE_RESULT = Register("UPDATE_RESULT", 0x070C, _RO, "Bytes of result in UPDATE_DATA.")
 TRIAL = Register("TRIAL", 0x0710, _RO, "ms that the running image has left to confirm; 0: it is not on trial.")
 
+ATTEST_ARGUMENT = Register("ATTEST_ARGUMENT", 0x0900, _RW, "Bytes of argument in ATTEST_DATA.")
+ATTEST_COMMAND = Register("ATTEST_COMMAND", 0x0904, _WO, "Doorbell: an AttestCommand, done when answered.")
+ATTEST_STATUS = Register("ATTEST_STATUS", 0x0908, _RO, "What became of it: a CommandStatus.")
+ATTEST_RESULT = Register("ATTEST_RESULT", 0x090C, _RO, "Bytes of result in ATTEST_DATA.")
+
 # A message has at most 16 MiB; the rest is room for the header and the names around it.
 WINDOW_SIZE = 17 * _MIB
 MAILBOX_RX = Window("MAILBOX_RX", 0x1000_0000, WINDOW_SIZE, _RO, "The oldest letter.")
@@ -236,6 +248,7 @@ MAILBOX_TX = Window("MAILBOX_TX", 0x2000_0000, WINDOW_SIZE, _RW, "The letter to 
 FLASH_DATA = Window("FLASH_DATA", 0x3000_0000, WINDOW_SIZE, _RW, "Argument, then result of a command.")
 SERVICE_DATA = Window("SERVICE_DATA", 0x4000_0000, WINDOW_SIZE, _RW, "Argument, then result of a command.")
 UPDATE_DATA = Window("UPDATE_DATA", 0x5000_0000, 2 * MAX_PART, _RW, "Argument, then result of a command.")
+ATTEST_DATA = Window("ATTEST_DATA", 0x7000_0000, 2 * MAX_PART, _RW, "Argument, then result of a command.")
 
 
 class SendStatus(IntEnum):
@@ -257,6 +270,7 @@ MAP = RegisterMap(
         WATCHDOG_PERIOD, WATCHDOG_KICK,
         TEMPERATURE, POWER, THROTTLE, TEMPERATURE_LIMIT, TEMPERATURE_RESUME, THROTTLED_RATE,
         UPDATE_ARGUMENT, UPDATE_COMMAND, UPDATE_STATUS, UPDATE_RESULT, TRIAL,
+        ATTEST_ARGUMENT, ATTEST_COMMAND, ATTEST_STATUS, ATTEST_RESULT,
     ),
-    (MAILBOX_RX, MAILBOX_TX, FLASH_DATA, SERVICE_DATA, UPDATE_DATA),
+    (MAILBOX_RX, MAILBOX_TX, FLASH_DATA, SERVICE_DATA, UPDATE_DATA, ATTEST_DATA),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from firmware.boot.update import Updater
 from firmware.image.format import HEADER, Image, read_image
 from firmware.image.policy import Policy
 from firmware.image.verify import verify_image
+from host_sdk.wire.attest.boots import BootedImage
 from host_sdk.wire.errors import DeviceError
 
 Start = Callable[[Image, int, int, int], subprocess.Popen[bytes]]
@@ -48,6 +49,8 @@ class ResidentRom:
         deadline_ns: When the running image must have confirmed; None if it is not on trial.
         remark: What the last boot chose and why, in words; empty if it was the active slot's confirmed image.
 
+        booted: What the last boot chose; None if that was nothing.
+
     Raises:
         DeviceError: The chip is too small.
     """
@@ -63,6 +66,7 @@ class ResidentRom:
     ) -> None:
         self.deadline_ns: int | None = None
         self.remark = ""
+        self.booted: BootedImage | None = None
         self._chip, self._fuses, self._verify = chip, fuses, verifier(policy)
         self._rom, self._layout = BootRom(chip, fuses, self._verify), layout_of(chip)
         self._start, self._now, self._wall, self._policy = start, now, wall, policy
@@ -78,11 +82,12 @@ class ResidentRom:
             DeviceError: Nothing can be booted; says why of each slot.
             OSError: The system is out of something.
         """
-        self._updater, self.deadline_ns = None, None
+        self._updater, self.deadline_ns, self.booted = None, None, None
         decision = self._rom.boot(self._now())
         image = read_image(decision.image)
         findings = (self._given_up, *decision.findings) if self._given_up else decision.findings
         self._given_up = None
+        self.booted = BootedImage(image.digest, image.version, image.terms.counter, decision.slot)
         self._decision = replace(decision, image=b"", findings=findings)
         self._version = image.version
         self.remark = f"booting {image.version}: {self._decision}"

@@ -10,7 +10,7 @@ from typing import Any
 from firmware.image.errors import NotAnImageError
 from firmware.image.format import Image
 from firmware.image.keys import key_id, root_hash
-from firmware.image.verify import time_text
+from firmware.image.times import time_text
 
 MAX_FILES = 4096
 # Everything that the zip reader of the standard library answers hostile bytes with.

@@ -20,9 +20,14 @@ from host_sdk.wire.errors import DeviceError
 
 
 class ImageError(DeviceError):
-    """An image is refused."""
+    """An image is refused.
+
+    Attributes:
+        why: The reason alone.
+    """
 
     def __init__(self, why: str) -> None:
+        self.why = why
         super().__init__(f"firmware image refused: {why}")
 
 

@@ -1,7 +1,7 @@
 """Whether an image may be booted: every check, in the one order in which they are made."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from typing import Protocol
 
 from firmware.image.errors import (
     ExpiredError,
@@ -13,10 +13,25 @@ from firmware.image.errors import (
     WrongKeyError,
 )
 from firmware.image.format import Image, read_image
-from firmware.image.keys import NEVER, root_hash, verified
+from firmware.image.keys import Certificate, root_hash, verified
 from firmware.image.policy import Policy
+from firmware.image.times import time_text
 
-_LAST_DATE = 253402300799  # end of the year 9999, after which there is no date to print
+
+class Signed(Protocol):
+    """What a signing key has signed: an image, or a reference manifest."""
+
+    @property
+    def certificate(self) -> Certificate:
+        """Of the key that signed it."""
+
+    @property
+    def signed(self) -> bytes:
+        """The bytes that are signed."""
+
+    @property
+    def signature(self) -> bytes:
+        """The signature, 64 bytes."""
 
 
 def verify_image(data: bytes, policy: Policy) -> Image:
@@ -37,14 +52,17 @@ def verify_image(data: bytes, policy: Policy) -> Image:
     return image
 
 
-def time_text(seconds: int) -> str:
-    """Return a time for people: a date in UTC, ``never``, or the seconds where there is no such date."""
-    if seconds == NEVER:
-        return "never"
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}" if seconds <= _LAST_DATE else f"{seconds} s"
+def check_expiry(what: str, end: int, now: int) -> None:
+    """Refuse what is past its time.
+
+    Raises:
+        ExpiredError: Now is after the end; both in seconds since 1970 in UTC.
+    """
+    if now > end:
+        raise ExpiredError(f"{what} expired at {time_text(end)}, it is {time_text(now)}; get a newer one")
 
 
-def _root(image: Image, policy: Policy) -> None:
+def _root(image: Signed, policy: Policy) -> None:
     found = root_hash(image.certificate.root)
     if found != policy.root_hash:
         raise WrongKeyError(
@@ -52,22 +70,22 @@ def _root(image: Image, policy: Policy) -> None:
         )
 
 
-def _certificate(image: Image, _policy: Policy) -> None:
+def _certificate(image: Signed, _policy: Policy) -> None:
     if not image.certificate.root_signed():
         raise WrongKeyError("the root key has not signed its certificate")
 
 
-def _signature(image: Image, _policy: Policy) -> None:
+def _signature(image: Signed, _policy: Policy) -> None:
     if not verified(image.certificate.key, image.signed, image.signature):
         raise TamperedError("the signature does not match; it was changed, or signed with another key than it names")
 
 
-def _kind(image: Image, policy: Policy) -> None:
+def _kind(image: Signed, policy: Policy) -> None:
     if image.certificate.kind not in policy.kinds:
         raise KeyKindError(f"signed with a {image.certificate.kind.name.lower()} key, which this board does not take")
 
 
-def _revoked(image: Image, policy: Policy) -> None:
+def _revoked(image: Signed, policy: Policy) -> None:
     if image.certificate.serial in policy.revoked:
         raise RevokedKeyError(f"signed with the key of serial number {image.certificate.serial}, which was revoked")
 
@@ -75,9 +93,8 @@ def _revoked(image: Image, policy: Policy) -> None:
 def _time(image: Image, policy: Policy) -> None:
     if policy.now is None:
         return
-    for what, end in (("its key's certificate", image.certificate.not_after), ("it", image.terms.expires)):
-        if policy.now > end:
-            raise ExpiredError(f"{what} expired at {time_text(end)}, it is {time_text(policy.now)}; get a newer one")
+    check_expiry("its key's certificate", image.certificate.not_after, policy.now)
+    check_expiry("it", image.terms.expires, policy.now)
 
 
 def _hardware(image: Image, policy: Policy) -> None:
@@ -92,12 +109,15 @@ def _counter(image: Image, policy: Policy) -> None:
         )
 
 
-CHECKS: tuple[tuple[str, Callable[[Image, Policy], None]], ...] = (
+KEY_CHECKS: tuple[tuple[str, Callable[[Signed, Policy], None]], ...] = (
     ("root key", _root),
     ("certificate", _certificate),
     ("signature", _signature),
     ("kind of key", _kind),
     ("revocation", _revoked),
+)
+CHECKS: tuple[tuple[str, Callable[[Image, Policy], None]], ...] = (
+    *KEY_CHECKS,
     ("time", _time),
     ("hardware", _hardware),
     ("security counter", _counter),

@@ -113,6 +113,14 @@ class SecureControl:
             raise NotAuthenticatedError("no secure stream to this appliance is open")
         return idle[-1]
 
+    def device(self, peer: int) -> str:
+        """Return the device that has proved by its certificate that it is at a peer's address.
+
+        Raises:
+            NotAuthenticatedError: No stream is open, or the certificate does not count any more.
+        """
+        return self.idle_stream(peer).channel.recheck().name
+
     def _open(self, peer: int, address: str, timeout_ns: int) -> Generator[Request, list[Event], _Stream]:
         channel = Channel(self._context, self._check, server=False)
         stream = _Stream(self._draw(_NUMBER_BITS) + 1, channel)

@@ -2,6 +2,7 @@
 
 import typer
 
+from host_sdk.cli.attest import attest
 from host_sdk.cli.bench import bench
 from host_sdk.cli.ca import ca_app
 from host_sdk.cli.demo import demo
@@ -31,6 +32,7 @@ app.command()(stats)
 app.command()(console)
 app.command()(status)
 app.add_typer(fw_app, name="fw")
+app.command()(attest)
 app.add_typer(lab_app, name="lab")
 app.add_typer(ca_app, name="ca")
 app.command()(link)

@@ -95,6 +95,7 @@ def _answer(file: Path, answer: Inference | NapuError) -> dict[str, Any]:
         for name, value in answer.outputs.items()
     }
     energy = answer.trailer.energy_nj / 1000 if answer.trailer else None
+    epoch, digest = answer.made_by or (None, None)
     return {
         "file": str(file),
         "outputs": outputs,
@@ -103,6 +104,8 @@ def _answer(file: Path, answer: Inference | NapuError) -> dict[str, Any]:
         "transmissions": answer.transmissions,
         "stages_us": answer.stages_us,
         "energy_uj_modelled": energy,
+        "firmware_epoch": epoch,
+        "model_digest": digest.hex() if digest else None,
     }
 
 

@@ -12,13 +12,6 @@ import numpy as np
 from firmware.control import Control, Services
 from firmware.hal import Hal
 from firmware.secure.gate import MutualGate
-from firmware.services.access import Access
-from firmware.services.health import Health
-from firmware.services.identity import Identity as Facts
-from firmware.services.logs import Logs
-from firmware.services.pipelines import Pipelines
-from firmware.services.statistics import Statistics
-from firmware.services.update import Updates
 from host_sdk.access.ca import LabCa
 from host_sdk.access.control import SecureControl
 from host_sdk.access.identity import Identity
@@ -87,11 +80,8 @@ class Appliance:
 
     def boot(self) -> None:
         hal = cast("Hal", self.hal)
-        self.access = Access(hal)
-        statistics = Statistics(hal, self.time.monotonic)
-        health, digest = Health(hal, self.time.monotonic), "ab" * 32
-        facts, updates = Facts(hal, digest), Updates(hal, digest)
-        self.services = Services(facts, Pipelines(hal), statistics, Logs(hal), health, self.access, updates)
+        self.services = Services.on(hal, "ab" * 32, self.time.monotonic)
+        self.access = self.services.access
         self.gate = MutualGate(Control(self.services), self.access, self.time.monotonic, self.time.wall)
 
     def secure(self, records: bytes, *, stream: int = 7, offset: int = 0, peer: int = PEER) -> tuple[Status, Any]:

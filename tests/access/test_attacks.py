@@ -43,6 +43,8 @@ TABLE = {
     "fw.activate": "ada",
     "fw.confirm": "ada",
     "fw.rollback": "ada",
+    "attest": "vera",
+    "attest.log": "vera",
     "access.revoke": "ada",
 }
 

@@ -117,5 +117,11 @@ class FakeHal:
     def unload_pipeline(self, name: str) -> bool:
         return self.hardware.unload_pipeline(name)
 
+    def quote(self, nonce: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+        return nonce, b"signature", b"key", b"boots"
+
+    def measurements(self, after: int) -> tuple[int, list[bytes]]:
+        return 5, [b"first", b"second"][after:]
+
     def console(self, after: int, limit: int) -> list[tuple[int, int, str]]:
         return [(number, number * 10**9, f"line {number}") for number in range(1, 11)][after : after + limit]

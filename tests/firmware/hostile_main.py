@@ -13,9 +13,21 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from appliance.board.regmap import (
+    ATTEST_ARGUMENT,
+    ATTEST_COMMAND,
+    ATTEST_DATA,
+    ATTEST_RESULT,
+    ATTEST_STATUS,
+    AttestCommand,
+)
 from firmware import real_main
+from firmware.bus import BusClient
+from firmware.hal import CommandPort, FlashStore
+from host_sdk.wire.errors import DeviceError
 
 TARGETS: dict[str, str] = {}
+ARGUMENTS: list[str] = []
 NODE = os.getppid()
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -66,6 +78,44 @@ def open_files() -> None:
             os.close(descriptor)
 
 
+def over_the_bus(attempt: Callable[[BusClient], object]) -> Callable[[], None]:
+    """Return an attempt that is refused with an OSError where the hardware refuses."""
+
+    def run() -> None:
+        with socket.socket(fileno=os.dup(int(ARGUMENTS[0]))) as bus:
+            try:
+                attempt(BusClient(bus))
+            except DeviceError as error:
+                raise PermissionError(str(error)) from None
+
+    return run
+
+
+def extend(bus: BusClient) -> None:
+    """Ring everything at the attestation port but what it has, with something like an event in its window."""
+    port = CommandPort(bus, (ATTEST_ARGUMENT, ATTEST_COMMAND, ATTEST_STATUS, ATTEST_RESULT), ATTEST_DATA)
+    for code in (*range(300), 0xFFFF_FFFF):
+        if code in tuple(AttestCommand):
+            continue
+        try:
+            port.run(code, bytes([2, 0, 0, 0]) + bytes(32))
+        except DeviceError:
+            continue
+        return
+    raise PermissionError("no command extends the register")
+
+
+def steal(bus: BusClient) -> None:
+    """Read the key as an object of the flash, under any name."""
+    for name in ("DEVICE-KEY", "board/../DEVICE-KEY", "./DEVICE-KEY", "../flash/DEVICE-KEY", "device-key"):
+        try:
+            FlashStore(bus).read(name, 100)
+        except DeviceError:
+            continue
+        return
+    raise PermissionError("no name leads to it")
+
+
 ATTEMPTS: dict[str, Callable[[], object]] = {
     "file system: read /etc/shadow": lambda: Path("/etc/shadow").read_bytes(),
     "file system: read /etc/passwd": lambda: Path("/etc/passwd").read_bytes(),
@@ -83,6 +133,12 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "file system: memory of the node, to write": lambda: os.open(f"/proc/{NODE}/mem", os.O_RDWR),
     "file system: files of the node": lambda: os.listdir(f"/proc/{NODE}/fd"),
     "file system: trace the node": lambda: must(LIBC.ptrace(16, NODE, 0, 0)),
+    "file system: read the device key": lambda: Path(TARGETS["flash"]).with_name("DEVICE-KEY").read_bytes(),
+    "attestation: extend the register": over_the_bus(extend),
+    "attestation: change its length": over_the_bus(lambda bus: bus.write(ATTEST_RESULT.address, 7)),
+    "attestation: read the device key": over_the_bus(steal),
+    "attestation: forget boots": over_the_bus(lambda bus: FlashStore(bus).write("board/boots", b"")),
+    "attestation: forget the key": over_the_bus(lambda bus: FlashStore(bus).delete("board/device-key")),
     "network: TCP to loopback": lambda: socket.create_connection(("127.0.0.1", int(TARGETS["tcp"])), 5),
     "network: UDP to loopback": udp,
     "network: an abstract Unix socket": abstract,
@@ -100,6 +156,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
 
 
 def main(arguments: list[str]) -> int:
+    ARGUMENTS.extend(arguments)
     for name, attempt in ATTEMPTS.items():
         try:
             attempt()

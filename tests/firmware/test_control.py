@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 
 from firmware.control import OPERATIONS, Control, Services
 from firmware.hal import Hal
-from firmware.services.access import ANYBODY, Access
-from firmware.services.health import Health
-from firmware.services.identity import Identity
-from firmware.services.logs import Logs
-from firmware.services.pipelines import Pipelines
-from firmware.services.statistics import Statistics
-from firmware.services.update import Updates
+from firmware.services.access import ANYBODY
 from host_sdk.wire.errors import ClosedError, DeviceError
 from host_sdk.wire.schema import MAX_DETAIL, Status
 from tests.appliance.board.fake_hardware import package
@@ -23,14 +17,8 @@ from tests.firmware.fake_hal import FakeHal
 
 
 def make_control(fake: FakeHal) -> Control:
-    hal = cast("Hal", fake)
     ticks = itertools.count(0, 5_000_000_000)
-    statistics = Statistics(hal, lambda: next(ticks))
-    ticks_of_health = itertools.count(0, 5_000_000_000)
-    health = Health(hal, lambda: next(ticks_of_health))
-    identity, updates = Identity(hal, "ab" * 32), Updates(hal, "ab" * 32)
-    services = Services(identity, Pipelines(hal), statistics, Logs(hal), health, Access(hal), updates)
-    return Control(services)
+    return Control(Services.on(cast("Hal", fake), "ab" * 32, lambda: next(ticks)))
 
 
 @pytest.fixture
@@ -86,7 +74,7 @@ def test_stats(control: Control) -> None:
                 "slot": "A",
                 "state": "confirmed",
                 "reason": "CONFIRMED",
-                "uptime_s": 5,
+                "uptime_s": 10,
                 "epoch": 3,
                 "resets": 2,
                 "letters": 0,
@@ -231,3 +219,14 @@ def test_any_bytes_get_a_status(raw: bytes) -> None:
 def test_any_arguments_get_a_status_that_is_not_internal(operation: str, arguments: dict[str, Any]) -> None:
     status, _ = make_control(FakeHal()).handle(msgpack.packb({**arguments, "op": operation}), ANYBODY)
     assert status is not Status.INTERNAL
+
+
+def test_attestation_is_passed_on(control: Control) -> None:
+    passed_on = {"quote": bytes(32), "signature": b"signature", "key": b"key", "boots": b"boots"}
+    assert ask(control, op="attest", nonce=bytes(32)) == (Status.OK, passed_on)
+    assert ask(control, op="attest.log") == (Status.OK, {"log": 5, "events": [b"first", b"second"]})
+    assert ask(control, op="attest.log", after=1) == (Status.OK, {"log": 5, "events": [b"second"]})
+    for wrong in ({}, {"nonce": bytes(31)}, {"nonce": bytes(33)}, {"nonce": "n" * 32}):
+        assert ask(control, op="attest", **wrong)[0] is Status.BAD_ARGUMENT
+    for after in (-1, 1025, "0"):
+        assert ask(control, op="attest.log", after=after)[0] is Status.BAD_ARGUMENT

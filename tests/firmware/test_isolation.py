@@ -15,7 +15,9 @@ from firmware.boot import isolation
 from firmware.boot.user import NOBODY, User, find_user
 from firmware.image import IMAGE_OBJECT, build_image
 from firmware.image.build import SOURCES
+from host_sdk.attestation import new_nonce
 from host_sdk.cli.demo_images import held_out
+from host_sdk.wire.attest.evidence import check_evidence
 from host_sdk.wire.errors import ConfigError
 from tests.rig.netns import run_unprivileged
 from tests.rig.nodes import ROOT, node_process
@@ -62,6 +64,11 @@ def scenario(directory: Path) -> None:
             identity = client.control("identity")
             assert identity["firmware"]["version"] == "6.6.6"
             assert identity["firmware"]["epoch"] == 1  # it did not die of any attempt
+            nonce = new_nonce()
+            claims = check_evidence(client.attest(nonce=nonce), nonce)
+            assert claims.image.facts["version"] == "6.6.6"  # it could not help saying who it is
+            assert claims.image.digest.hex() == identity["firmware"]["digest"]
+            assert [pipeline.name for pipeline in claims.pipelines] == ["digits"]
             texts = [str(line["text"]) for line in client.control("logs")["lines"]]
             (item,) = held_out(1)
             assert client.infer("digits", item.jpeg).label == item.label

@@ -12,12 +12,7 @@ import msgpack
 
 from firmware.control import SECURE, Control, OpenGate, Services
 from firmware.hal import Hal
-from firmware.services.access import OPEN, Access
-from firmware.services.health import Health
-from firmware.services.identity import Identity
-from firmware.services.logs import Logs
-from firmware.services.pipelines import Pipelines
-from firmware.services.statistics import Statistics
+from firmware.services.access import OPEN
 from host_sdk.wire.errors import StatusError, status_error
 from host_sdk.wire.schema import MAX_DETAIL, Status
 from host_sdk.wire.secure.channel import Channel
@@ -41,14 +36,7 @@ def plain(body: bytes) -> None:
     hal = cast("Hal", Hardware())
     cast("Hardware", hal).flash.objects["board/access"] = OPEN.encode()
     ticks = count(0, SECOND)
-    services = Services(
-        Identity(hal, "ab" * 32),
-        Pipelines(hal),
-        Statistics(hal, lambda: next(ticks)),
-        Logs(hal),
-        Health(hal, lambda: next(ticks)),
-        Access(hal),
-    )
+    services = Services.on(hal, "ab" * 32, lambda: next(ticks))
     answered(*OpenGate(Control(services)).handle(PEER, body))
 
 

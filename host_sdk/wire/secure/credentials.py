@@ -6,6 +6,7 @@ from typing import Any
 import msgpack
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
@@ -62,6 +63,17 @@ class Credentials:
             ConfigError: One of them cannot be read.
         """
         return Authority(self.authority, self.revoked)
+
+    def fingerprint(self) -> bytes:
+        """Return the SHA-256 of the authority's certificate in DER, 32 bytes.
+
+        Raises:
+            ConfigError: It cannot be read.
+        """
+        try:
+            return x509.load_pem_x509_certificate(self.authority).fingerprint(SHA256())
+        except ValueError as error:
+            raise ConfigError(f"the authority's certificate cannot be read: {error}") from None
 
     def own(self) -> x509.Certificate:
         """Return this end's own certificate.

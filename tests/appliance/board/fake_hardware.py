@@ -64,9 +64,11 @@ class FakeHardware:
             raise ZeroDivisionError("division by zero")
         self.loads.append(name)
         digest = hashlib.sha256(package).hexdigest()
+        model = hashlib.sha256(name.encode()).hexdigest()
         handle = len(self.loads)
         description: dict[str, object] = {
-            "name": name, "handle": handle, "digest": digest, "input": {"bytes": 4}, "outputs": []
+            "name": name, "handle": handle, "digest": digest, "model_sha256": model, "input": {"bytes": 4},
+            "outputs": []
         }  # fmt: skip
         self.served[name] = description
         return description

@@ -12,7 +12,8 @@ from firmware.boot.layout import Slot
 from firmware.boot.resident import ResidentRom
 from firmware.boot.slots import TRIAL_NS, TRIES
 from firmware.image.development import DEVELOPMENT_POLICY
-from firmware.image.format import Image
+from firmware.image.format import Image, read_image
+from host_sdk.wire.attest.boots import BootedImage
 from host_sdk.wire.errors import DeviceError
 from tests.firmware.boot.rig import BLOCK_SIZE, NEW, OLD, Rig, image_of
 
@@ -54,6 +55,16 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     rig.provision()
     yield Bench(rig)
     rig.close()
+
+
+def test_what_was_booted_is_told_for_its_measurement(bench: Bench) -> None:
+    assert bench.rom.booted is None
+    bench.boot()
+    assert bench.rom.booted == BootedImage(hashlib.sha256(OLD).digest(), "1.0", read_image(OLD).terms.counter, 0)
+    bench.flash(NEW)
+    bench.boot()
+    assert bench.rom.booted
+    assert (bench.rom.booted.digest, bench.rom.booted.slot_name) == (hashlib.sha256(NEW).digest(), "B")
 
 
 def test_a_confirmed_image_is_booted_without_a_word(bench: Bench) -> None:
