@@ -258,7 +258,12 @@ def node(arguments: argparse.Namespace) -> None:
         own_id = store.read(DEVICE_OBJECT).decode() if choice.link.kind == "udp" else ""
         device_id = certified or own_id
         options = DeviceOptions(
-            arguments.name, arguments.backend, arguments.poll, device_id, dla_threads=arguments.dla_threads
+            arguments.name,
+            arguments.backend,
+            arguments.poll,
+            device_id,
+            dla_threads=arguments.dla_threads,
+            mutual=arguments.access == MUTUAL,
         )
         if arguments.dla_threads > 1:
             sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -16,6 +16,11 @@ from appliance.board.regmap import (
     FLASH_STATUS,
     IRQ_ENABLE,
     IRQ_STATUS,
+    KEYS_ARGUMENT,
+    KEYS_COMMAND,
+    KEYS_DATA,
+    KEYS_RESULT,
+    KEYS_STATUS,
     LETTER,
     LETTER_FRAGMENT_SIZE,
     MAILBOX_RX,
@@ -54,6 +59,7 @@ from appliance.board.regmap import (
     CommandStatus,
     FlashCommand,
     Interrupt,
+    KeyCommand,
     Register,
     ResetReason,
     SendStatus,
@@ -166,6 +172,32 @@ class FlashStore:
         return int(self._port.ask(FlashCommand.FREE))
 
 
+class KeyStore:
+    """The keys of sealed frames, in hardware. Methods raise CommandError; none gives a key's material back.
+
+    Certificates are named by their numbers, in hexadecimal.
+    """
+
+    def __init__(self, bus: BusClient) -> None:
+        self._port = CommandPort(bus, (KEYS_ARGUMENT, KEYS_COMMAND, KEYS_STATUS, KEYS_RESULT), KEYS_DATA)
+
+    def grant(self, key: int, peer: int, material: bytes, grant: bytes, serial: str, lifetime_ms: int) -> None:
+        """Put a key into force for a certificate at an address; CommandError with REFUSED where there is no room."""
+        self._port.ask(KeyCommand.GRANT, [key, peer, material, grant, serial, lifetime_ms])
+
+    def lifetime_ms(self, key: int, peer: int, serial: str) -> int:
+        """Return how long a key is still in force for a certificate at an address; 0 where it is not."""
+        return int(self._port.ask(KeyCommand.LIFETIME, [key, peer, serial]))
+
+    def holders(self) -> list[str]:
+        """Return the certificates that have keys."""
+        return [str(serial) for serial in self._port.ask(KeyCommand.HOLDERS)]
+
+    def drop(self, serial: str) -> None:
+        """Drop the keys of a certificate."""
+        self._port.ask(KeyCommand.DROP, [serial])
+
+
 class Hal:
     """The hardware as the firmware sees it.
 
@@ -190,6 +222,7 @@ class Hal:
                 f"{BOARD_ID.reset:#010x} revision {REVISION.reset}"
             )
         self.flash = FlashStore(self._bus)
+        self.keys = KeyStore(self._bus)
         self._services = CommandPort(
             self._bus, (SERVICE_ARGUMENT, SERVICE_COMMAND, SERVICE_STATUS, SERVICE_RESULT), SERVICE_DATA
         )

@@ -126,6 +126,18 @@ class ServiceCommand(IntEnum):
     CONSOLE = 6  # [after, limit] → list of [sequence, ns since power-on, text]
 
 
+class KeyCommand(IntEnum):
+    """Commands of the hardware that keeps the keys of sealed frames. Argument and result are msgpack.
+
+    A certificate is named by its number, in hexadecimal.
+    """
+
+    GRANT = 1  # [key, peer, material, the certificate's grant, certificate, ms] → nil
+    LIFETIME = 2  # [key, peer, certificate] → ms that the key is still in force for them
+    HOLDERS = 3  # nil → list of the certificates that have keys
+    DROP = 4  # [certificate] → nil; its keys are gone
+
+
 @dataclass(frozen=True, slots=True)
 class Register:
     """One 32-bit register."""
@@ -229,6 +241,11 @@ UPDATE_STATUS = Register("UPDATE_STATUS", 0x0708, _RO, "What became of it: a Com
 UPDATE_RESULT = Register("UPDATE_RESULT", 0x070C, _RO, "Bytes of result in UPDATE_DATA.")
 TRIAL = Register("TRIAL", 0x0710, _RO, "ms that the running image has left to confirm; 0: it is not on trial.")
 
+KEYS_ARGUMENT = Register("KEYS_ARGUMENT", 0x0900, _RW, "Bytes of argument in KEYS_DATA.")
+KEYS_COMMAND = Register("KEYS_COMMAND", 0x0904, _WO, "Doorbell: a KeyCommand, done when answered.")
+KEYS_STATUS = Register("KEYS_STATUS", 0x0908, _RO, "What became of it: a CommandStatus.")
+KEYS_RESULT = Register("KEYS_RESULT", 0x090C, _RO, "Bytes of result in KEYS_DATA.")
+
 # A message has at most 16 MiB; the rest is room for the header and the names around it.
 WINDOW_SIZE = 17 * _MIB
 MAILBOX_RX = Window("MAILBOX_RX", 0x1000_0000, WINDOW_SIZE, _RO, "The oldest letter.")
@@ -236,6 +253,7 @@ MAILBOX_TX = Window("MAILBOX_TX", 0x2000_0000, WINDOW_SIZE, _RW, "The letter to 
 FLASH_DATA = Window("FLASH_DATA", 0x3000_0000, WINDOW_SIZE, _RW, "Argument, then result of a command.")
 SERVICE_DATA = Window("SERVICE_DATA", 0x4000_0000, WINDOW_SIZE, _RW, "Argument, then result of a command.")
 UPDATE_DATA = Window("UPDATE_DATA", 0x5000_0000, 2 * MAX_PART, _RW, "Argument, then result of a command.")
+KEYS_DATA = Window("KEYS_DATA", 0x7000_0000, 64 * 1024, _RW, "Argument, then result of a command.")
 
 
 class SendStatus(IntEnum):
@@ -257,6 +275,7 @@ MAP = RegisterMap(
         WATCHDOG_PERIOD, WATCHDOG_KICK,
         TEMPERATURE, POWER, THROTTLE, TEMPERATURE_LIMIT, TEMPERATURE_RESUME, THROTTLED_RATE,
         UPDATE_ARGUMENT, UPDATE_COMMAND, UPDATE_STATUS, UPDATE_RESULT, TRIAL,
+        KEYS_ARGUMENT, KEYS_COMMAND, KEYS_STATUS, KEYS_RESULT,
     ),
-    (MAILBOX_RX, MAILBOX_TX, FLASH_DATA, SERVICE_DATA, UPDATE_DATA),
+    (MAILBOX_RX, MAILBOX_TX, FLASH_DATA, SERVICE_DATA, UPDATE_DATA, KEYS_DATA),
 )  # fmt: skip

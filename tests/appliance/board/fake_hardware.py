@@ -66,7 +66,7 @@ class FakeHardware:
         digest = hashlib.sha256(package).hexdigest()
         handle = len(self.loads)
         description: dict[str, object] = {
-            "name": name, "handle": handle, "digest": digest, "input": {"bytes": 4}, "outputs": []
+            "name": name, "handle": handle, "digest": digest, "input": {"bytes": 4}, "outputs": [], "sealed": False
         }  # fmt: skip
         self.served[name] = description
         return description
