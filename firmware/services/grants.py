@@ -1,4 +1,4 @@
-"""Keys for sealed frames: made from a secure stream, handed to the hardware, dropped when their certificate is revoked."""
+"""Keys for sealed frames: made from a secure stream, given to the hardware, dropped with a revoked certificate."""
 
 import logging
 import secrets

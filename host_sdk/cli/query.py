@@ -114,18 +114,20 @@ def _answer(file: Path, answer: Inference | NapuError) -> dict[str, Any]:
         "appliance": answer.appliance,
         "latency_us": answer.latency_us,
         "transmissions": answer.transmissions,
+        "sealed": answer.sealed,
         "stages_us": answer.stages_us,
         "energy_uj_modelled": energy,
     }
 
 
 def _print_answers(files: list[Path], answers: list[Inference | NapuError]) -> None:
-    shown = table("FILE", "ANSWER", "APPLIANCE", "LATENCY µs")
+    shown = table("FILE", "ANSWER", "APPLIANCE", "LATENCY µs", "SEALED")
     for file, answer in zip(files, answers, strict=True):
         if isinstance(answer, NapuError):
-            shown.add_row(str(file), f"[red]{answer}", "", "")
+            shown.add_row(str(file), f"[red]{answer}", "", "", "")
             continue
-        shown.add_row(str(file), _summary(answer), answer.appliance, f"{answer.latency_us:.0f}")
+        sealed = "yes" if answer.sealed else "no"
+        shown.add_row(str(file), _summary(answer), answer.appliance, f"{answer.latency_us:.0f}", sealed)
     out.print(shown)
 
 
@@ -177,13 +179,19 @@ def pipelines(
     if as_json:
         print_json({"appliances": {address: [_fields(entry) for entry in found] for address, found in listed.items()}})
         return
-    shown = table("APPLIANCE", "NAME", "HANDLE", "INPUT", "OUTPUTS", "MACS", "BATCH", "BACKEND", "DIGEST")
+    shown = table("APPLIANCE", "NAME", "HANDLE", "INPUT", "OUTPUTS", "MACS", "BATCH", "BACKEND", "SEALED", "DIGEST")
     for address, found in listed.items():
         for entry in found:
             source = entry.input
             takes = f"{source.dtype}{list(source.shape)}" if source else "/".join(entry.formats)
             gives = ", ".join(f"{tensor.name} {tensor.dtype}{list(tensor.shape)}" for tensor in entry.outputs)
-            numbers = (f"{entry.macs:,}", str(entry.max_batch), entry.backend, entry.digest[:12])
+            numbers = (
+                f"{entry.macs:,}",
+                str(entry.max_batch),
+                entry.backend,
+                "yes" if entry.sealed else "no",
+                entry.digest[:12],
+            )
             shown.add_row(address, entry.name, f"{entry.handle:#06x}", takes, gives, *numbers)
     out.print(shown)
 

@@ -26,7 +26,7 @@ class _Direction:
 
     def __init__(self, material: bytes) -> None:
         self.aead = AESGCM(material[:KEY_SIZE])
-        self._iv = int.from_bytes(material[KEY_SIZE:], "big")
+        self._iv = int.from_bytes(material[KEY_SIZE : KEY_SIZE + IV_SIZE], "big")
 
     def nonce(self, sequence: int) -> bytes:
         """Return the nonce of a frame: the IV, with the sequence exclusive-or'ed into its end."""

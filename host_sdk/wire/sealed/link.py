@@ -51,6 +51,21 @@ class Account(Protocol):
         """Count one answer by its status."""
 
 
+class Tally:
+    """An account of one's own."""
+
+    def __init__(self) -> None:
+        self.drops: dict[DropReason, int] = {}
+
+    def dropped(self, reason: DropReason, count: int) -> None:
+        """Count frames under a reason."""
+        if count:
+            self.drops[reason] = self.drops.get(reason, 0) + count
+
+    def answer(self, status: int) -> None:
+        """Do nothing: a requester answers nobody."""
+
+
 class SealedLink:
     """A link on which frames of granted keys are sealed, beside plain ones.
 
@@ -62,13 +77,14 @@ class SealedLink:
         responder: Whether hints are given (else, taken) where a key is not known.
 
     Attributes:
+        keys: The keys in force.
         hinted: Peers that said, or somebody for them, that they do not know a key; the owner takes them out.
     """
 
     def __init__(
         self, link: Link, keys: KeyRing, account: Account, clock: Callable[[], int], *, responder: bool
     ) -> None:
-        self._link, self._keys, self._account, self._clock, self._responder = link, keys, account, clock, responder
+        self._link, self.keys, self._account, self._clock, self._responder = link, keys, account, clock, responder
         self.kind, self.address, self.smallest, self.capacity = link.kind, link.address, link.smallest, link.capacity
         self.mtu = link.mtu - SEAL_OVERHEAD
         self.format_address, self.parse_address = link.format_address, link.parse_address
@@ -128,7 +144,7 @@ class SealedLink:
         for number in sorted(set(numbers.tolist())):  # nearly always one
             chosen = numbers == number
             mine = rows[chosen]
-            key, now = self._keys.get(number), self._clock()
+            key, now = self.keys.get(number), self._clock()
             own = batch.peers[mine] == (key.peer if key else 0)
             if key is None or now >= key.expires_ns:
                 own[:] = False
@@ -229,7 +245,7 @@ class SealedLink:
         hints = (batch.lengths >= HEADER_SIZE) & (headers["opcode"] & REPLY_BIT != 0)
         hints &= (headers["status"] == Status.UNKNOWN_KEY) & (headers["opcode"] != Opcode.ANNOUNCE)
         if hints.any():
-            self.hinted.update({key.peer for key in self._keys.all()}.intersection(batch.peers[hints].tolist()))
+            self.hinted.update({key.peer for key in self.keys.all()}.intersection(batch.peers[hints].tolist()))
 
     # ---- sending -------------------------------------------------------------------------------------------------
 
@@ -256,7 +272,7 @@ class SealedLink:
         numbers, ready, pairs = batch.peers & _BELOW, ~virtual, []
         for number in sorted(set(numbers[virtual].tolist())):  # nearly always one
             mine = np.flatnonzero(virtual & (numbers == number))
-            key = self._keys.get(number)
+            key = self.keys.get(number)
             drawn = key.draw(len(mine)) if key else range(0)
             self._unsealed += len(mine) - len(drawn)
             if key and len(drawn):
