@@ -65,7 +65,7 @@ def _is_sealed(packet: Packet) -> bool:
 
 
 class NIP(Packet):
-    """One PDU: its header, its seal if it has one; the fragment is the payload: with a seal encrypted, its tag behind it."""
+    """One PDU: its header, its seal if it has one; the payload is the fragment, sealed: its ciphertext and tag."""
 
     name = "NIP"
     fields_desc = [  # noqa: RUF012 - scapy's way of declaring

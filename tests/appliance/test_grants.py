@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -37,8 +38,6 @@ PATHS = [  # of requests: number, pipeline, floats, flags
 
 def demanding(package: bytes, answer: str) -> bytes:
     """Return a package whose manifest says whether requests have to come sealed."""
-    import msgpack
-
     parts = msgpack.unpackb(package)
     packed: bytes = msgpack.packb({**parts, "manifest": f"sealed = {answer}\n{parts['manifest']}"})
     return packed

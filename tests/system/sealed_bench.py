@@ -1,8 +1,8 @@
 """What sealing costs: ``python -m tests.system.sealed_bench``; not a test, as it times.
 
-Two nodes over UDP on loopback, one with open access and one with mutual, run the same small model; their clients take
-turns, so that what the machine gives meets both alike. Before that, what sealing and opening take for each frame, without
-any node.
+Two nodes over UDP on loopback, one with open access and one with mutual, run the same small model; their clients
+take turns, so that what the machine gives meets both alike. Before that, what sealing and opening take for each
+frame, without any node.
 """
 
 import os

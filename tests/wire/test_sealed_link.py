@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from host_sdk.wire.exchange.opening import path_sizes
 from host_sdk.wire.links.base import SEALED_PEER, FrameBatch, Link
 from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
 from host_sdk.wire.schema import SEAL_FRAMES, SEAL_OVERHEAD, DropReason
@@ -145,6 +146,15 @@ def test_sealed_and_plain_frames_over_every_link(make: Callable[[], AbstractCont
         send(pair.responder, pdus[:100], PEER)
         assert collect(pair.requester, 100) == [(PEER, pdu) for pdu in pdus[:100]]
         assert (pair.asked.drops, pair.answered.drops) == ({}, {})
+
+
+def test_sessions_look_for_a_path_that_carries_their_seals() -> None:
+    sizes = path_sizes(1500 - SEAL_OVERHEAD, None, SEAL_OVERHEAD)
+    assert [size + SEAL_OVERHEAD for size in sizes] == [1500, 1472, 1280, 576]
+    assert path_sizes(1500 - SEAL_OVERHEAD, 1280 - SEAL_OVERHEAD, SEAL_OVERHEAD) == (
+        1280 - SEAL_OVERHEAD,
+        576 - SEAL_OVERHEAD,
+    )
 
 
 # ---- attacks ---------------------------------------------------------------------------------------------------------
