@@ -43,7 +43,7 @@ def discover(
         for entry in found:
             firmware = f"{entry.firmware['version']} ({entry.firmware['digest'][:8]}, epoch {entry.firmware['epoch']})"
             numbers = (str(entry.mtu), str(entry.credits))
-            names = ", ".join(entry.pipelines)
+            names = ", ".join(f"{name} (sealed)" if name in entry.sealed else name for name in entry.pipelines)
             access = "[yellow]open[/yellow]" if entry.access == "open" else "mutual"
             shown.add_row(entry.address, entry.name, entry.profile, entry.link, *numbers, access, firmware, names)
         out.print(shown)

@@ -321,10 +321,11 @@ def test_the_command_line_says_what_was_sealed(node: NodeProcess, ca: LabCa, tmp
 
 
 @needs_root
-def test_sealed_inference_over_ethernet(ca: LabCa, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mtu", [1500, 576])
+def test_sealed_inference_over_ethernet(ca: LabCa, tmp_path: Path, mtu: int) -> None:
     with Namespace() as switch, Namespace() as host, Namespace() as appliance:
         for name, namespace in (("port0", host), ("port1", appliance)):
-            veth(switch, name, namespace, "eth0", 1500)
+            veth(switch, name, namespace, "eth0", mtu)
         bridge(switch, "br0", ["port0", "port1"])
         with ExitStack() as stack:
             with appliance.entered():

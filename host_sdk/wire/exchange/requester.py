@@ -393,7 +393,8 @@ class Requester:
 
     def _open(self, appliance: _Appliance) -> None:
         if appliance.opening is None:
-            sizes = path_sizes(self._mtu, appliance.path_mtu, appliance.overhead)
+            link_mtu = self._mtu if appliance.overhead else max(self._mtu, MIN_MTU)  # which every link carries
+            sizes = path_sizes(link_mtu, appliance.path_mtu, appliance.overhead)
             appliance.opening = Opening(sizes, self.limits, self._draw, appliance.resume, self._tenant)
 
     def _take_opened(self, peer: int, header: Header, pdu: bytes, now: int) -> None:
