@@ -19,12 +19,16 @@ def test_nothing_is_taken_twice_and_nothing_near_is_refused(batches: list[list[i
     for batch in batches:
         sequences = np.array(batch, np.int64)
         fresh = window.fresh(sequences)
+        assert [window.is_fresh(sequence) for sequence in batch] == fresh.tolist()
         for sequence, new in zip(batch, fresh.tolist(), strict=True):
             assert not (new and sequence in taken)
             if sequence not in taken and sequence > highest - MUST_KNOW:
                 assert new
         if fresh.any():
-            window.take(sequences[fresh])
+            if len(batch) == 1:
+                window.take_one(batch[0])
+            else:
+                window.take(sequences[fresh])
             taken.update(sequences[fresh].tolist())
             highest = max(taken)
         assert window.highest == highest

@@ -75,6 +75,10 @@ class Pair:
         batch = self.responder.receive()
         return [(int(batch.peers[index]), batch.pdu(index).tobytes()) for index in range(len(batch))]
 
+    def takes_alone(self, *frames: bytes) -> list[tuple[int, bytes]]:
+        """Return what the responder's owner gets of frames that arrive one by one."""
+        return [taken for frame in frames for taken in self.takes(frame)]
+
 
 @pytest.fixture
 def switch() -> MemorySwitch:
@@ -101,23 +105,23 @@ def test_the_golden_frame_both_ways(pair: Pair) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 100), st.integers(1, SEAL_FRAMES), st.booleans())
-def test_every_frame_is_as_the_reference_makes_it(size: int, sequence: int, responder: bool) -> None:
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=3), st.integers(1, SEAL_FRAMES - 2), st.booleans())
+def test_every_frame_is_as_the_reference_makes_it(sizes: list[int], sequence: int, responder: bool) -> None:
     switch = MemorySwitch()
     pair = Pair(switch.attach(), switch.attach())
     sender, key = pair.requester, pair.requester_key
     if responder:
         sender, key = pair.responder, pair.responder_key
     key.sequence = sequence - 1
-    plain = infer(size)
-    send(sender, [plain], PEER)
-    ((_, frame),) = collect(pair.one if responder else pair.two, 1)
+    plain = [infer(size, request) for request, size in enumerate(sizes)]
+    send(sender, plain, PEER)
+    frames = [frame for _, frame in collect(pair.one if responder else pair.two, len(plain))]
     half = MATERIAL[28:] if responder else MATERIAL[:28]
-    nonce = (int.from_bytes(half[16:], "big") ^ sequence).to_bytes(12, "big")
-    clear = (
-        plain[:3] + bytes([plain[3] | SEALED]) + plain[4:32] + NUMBER.to_bytes(8, "big") + sequence.to_bytes(8, "big")
-    )
-    assert frame == clear + aes_gcm_reference.seal(half[:16], nonce, plain[32:], clear)
+    for number, (pdu, frame) in enumerate(zip(plain, frames, strict=True), sequence):
+        nonce = (int.from_bytes(half[16:], "big") ^ number).to_bytes(12, "big")
+        seal = NUMBER.to_bytes(8, "big") + number.to_bytes(8, "big")
+        clear = pdu[:3] + bytes([pdu[3] | SEALED]) + pdu[4:32] + seal
+        assert frame == clear + aes_gcm_reference.seal(half[:16], nonce, pdu[32:], clear)
 
 
 @pytest.mark.parametrize("make", WIRES)
@@ -165,6 +169,8 @@ def test_a_replayed_frame(pair: Pair) -> None:
     assert len(pair.takes(*frames, frames[0])) == 2  # within the batch
     assert pair.takes(*frames) == []  # and later
     assert pair.answered.drops == {DropReason.REPLAYED: 3}
+    assert pair.takes_alone(*frames) == []
+    assert pair.answered.drops == {DropReason.REPLAYED: 5}
 
 
 def test_frames_out_of_order_are_taken_once_each(pair: Pair) -> None:
@@ -186,16 +192,16 @@ def test_every_bit_of_a_frame_counts(pair: Pair) -> None:
     (frame,) = pair.sealed(infer(5))
     number = int.from_bytes(frame, "big")
     for bit in range(8 * len(frame)):
-        (changed,) = [(number ^ (1 << bit)).to_bytes(len(frame), "big")]
-        found = pair.takes(changed)
+        changed = (number ^ (1 << bit)).to_bytes(len(frame), "big")
+        found = pair.takes(changed) if bit % 2 else pair.takes(changed, changed)[:1]
         byte, flag = divmod(8 * len(frame) - 1 - bit, 8)
         if (byte, flag) == (3, 3):  # the flag itself: a plain frame from an address, and too long to be one
             assert [peer for peer, _ in found] == [pair.one.address]
         else:
             assert found == [], bit
     drops = dict(pair.answered.drops)
-    assert drops.pop(DropReason.UNKNOWN_KEY) == 64  # the key's number
-    assert drops.pop(DropReason.BAD_SEAL) == 8 * len(frame) - 64 - 1
+    assert drops.pop(DropReason.UNKNOWN_KEY) == 32 + 2 * 32  # the key's number; every other one came twice
+    assert drops.pop(DropReason.BAD_SEAL) == 3 * (4 * len(frame) - 32) - 2  # but for the flag
     assert drops == {}
     assert len(pair.takes(frame)) == 1  # none of which has cost the frame its place
 
@@ -212,8 +218,9 @@ def test_a_torso(pair: Pair, size: int) -> None:
 
 def test_a_frame_that_is_longer_or_shorter_than_it_was(pair: Pair) -> None:
     (frame,) = pair.sealed(infer(20))
-    assert pair.takes(frame + b"\0", frame[:-1], frame[:64]) == []
-    assert pair.answered.drops == {DropReason.BAD_SEAL: 3}
+    changed = (frame + b"\0", frame[:-1], frame[:64])
+    assert pair.takes(*changed) == pair.takes_alone(*changed) == []
+    assert pair.answered.drops == {DropReason.BAD_SEAL: 6}
 
 
 def test_a_reflected_frame(pair: Pair) -> None:
@@ -254,8 +261,8 @@ def test_a_sequence_that_no_sender_may_use(pair: Pair, sequence: int) -> None:
     clear = plain[:3] + bytes([SEALED]) + plain[4:32] + NUMBER.to_bytes(8, "big") + sequence.to_bytes(8, "big")
     nonce = (int.from_bytes(MATERIAL[16:28], "big") ^ sequence).to_bytes(12, "big")
     frame = clear + aes_gcm_reference.seal(MATERIAL[:16], nonce, plain[32:], clear)  # made with the very key
-    assert pair.takes(frame) == []
-    assert pair.answered.drops == {DropReason.BAD_SEAL: 1}
+    assert pair.takes(frame) == pair.takes(frame, frame) == []
+    assert pair.answered.drops == {DropReason.BAD_SEAL: 3}
 
 
 def test_a_sender_stops_at_the_end_of_its_key(pair: Pair) -> None:
@@ -334,3 +341,7 @@ def test_credits_are_cut_to_a_share_where_a_reply_is_sealed(pair: Pair) -> None:
     replies = [Pdu(INFER | REPLY, b"", 1, credits=credit).encode() for credit in (64, 3, 0)]
     send(pair.responder, replies, PEER)
     assert [decode(data).credits for _, data in collect(pair.requester, 3)] == [16, 1, 0]
+    for reply in replies:
+        send(pair.responder, [reply], PEER)
+        collect_one = collect(pair.requester, 1)
+        assert decode(collect_one[0][1]).credits == max(decode(reply).credits // 4, min(1, decode(reply).credits))

@@ -5,6 +5,7 @@ granted to, and what is sent to a virtual peer goes out sealed. So whatever its 
 credits) belongs to the key, and a plain frame can reach none of it.
 """
 
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host_sdk.wire.header import HEADER_DTYPE, Header, gather_headers, layout_dtype
-from host_sdk.wire.links.base import BURST, SEALED_PEER, FrameBatch, Link, LinkStatistics, records
+from host_sdk.wire.links.base import BURST, EMPTY, SEALED_PEER, FrameBatch, Link, LinkStatistics, records
 from host_sdk.wire.message import Message, encode_message
 from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import (
@@ -30,9 +31,10 @@ from host_sdk.wire.schema import (
 )
 from host_sdk.wire.sealed.keys import WHOLE, KeyRing, SealKey
 
-_SEAL_DTYPE = layout_dtype(SEAL)
+_SEAL_DTYPE, _SEAL = layout_dtype(SEAL), struct.Struct(SEAL.struct_format)
 _CLEAR = HEADER_SIZE + SEAL.size  # bytes before the ciphertext
 _FLAG_BYTE, _FLAG = 3, int(Flag.SEALED)  # of the header: the lower byte of the flags
+_STATUS_BYTE = 29  # of a reply's header: the lower byte of its status
 _CREDITS = HEADER_DTYPE.fields["credits"][1] if HEADER_DTYPE.fields else 0
 _BELOW = np.uint64(SEALED_PEER - 1)
 HINT_NS = 100_000_000  # between two hints to one peer
@@ -111,8 +113,8 @@ class SealedLink:
             LinkError: The link is gone.
         """
         batch = self._link.receive()
-        if not len(batch):
-            return batch
+        if len(batch) <= 1:
+            return self._receive_one(batch) if len(batch) else batch
         sealed = batch.memory[batch.starts + _FLAG_BYTE] & _FLAG != 0
         sealed &= batch.lengths >= HEADER_SIZE
         if not self._responder and not sealed.all():
@@ -134,6 +136,37 @@ class SealedLink:
             records(self._opened, width)[self._starts[plain]] = records(batch.memory, width)[batch.starts[plain]]
         found = FrameBatch(self._opened, self._starts[:count], lengths, peers)
         return found if kept.all() else found.take(kept)
+
+    def _receive_one(self, batch: FrameBatch) -> FrameBatch:
+        """Return one frame as :meth:`receive` does; plain numbers and bytes are quicker than arrays of one."""
+        data, start, length = batch.memory.data, int(batch.starts[0]), int(batch.lengths[0])
+        if length < HEADER_SIZE or not data[start + _FLAG_BYTE] & _FLAG:
+            if not self._responder and length >= HEADER_SIZE and data[start + _STATUS_BYTE] == Status.UNKNOWN_KEY:
+                self._take_hints(batch)
+            return batch
+        if length < HEADER_SIZE + SEAL_OVERHEAD:
+            return self._drop(DropReason.TRUNCATED)
+        number, sequence = _SEAL.unpack_from(data, start + HEADER_SIZE)
+        key, now = self.keys.get(number), self._clock()
+        if key is None or int(batch.peers[0]) != key.peer or now >= key.expires_ns:
+            self._strangers(batch, now)
+            return EMPTY
+        if not 0 < sequence <= SEAL_FRAMES:
+            return self._drop(DropReason.BAD_SEAL)
+        if not key.window.is_fresh(sequence):
+            return self._drop(DropReason.REPLAYED)
+        out, size, clear = self._opened.data, length - SEAL_OVERHEAD, data[start : start + _CLEAR]
+        if key.open([(sequence, data[start + _CLEAR : start + length], clear, out[HEADER_SIZE:size])]):
+            return self._drop(DropReason.BAD_SEAL)
+        key.window.take_one(sequence)
+        key.used_ns = now
+        out[:HEADER_SIZE] = clear[:HEADER_SIZE]
+        out[_FLAG_BYTE] &= 0xFF ^ _FLAG
+        return FrameBatch(self._opened, self._starts[:1], np.array([size]), np.array([key.virtual_peer], np.uint64))
+
+    def _drop(self, reason: DropReason) -> FrameBatch:
+        self._account.dropped(reason, 1)
+        return EMPTY
 
     def _open(
         self, batch: FrameBatch, rows: NDArray[np.intp], peers: NDArray[np.uint64], kept: NDArray[np.bool_]
@@ -264,6 +297,8 @@ class SealedLink:
         buffers, self._buffers = self._buffers, None
         if not len(batch) or buffers is None:
             return 0
+        if len(batch) == 1 and (peer := int(batch.peers[0])) >= SEALED_PEER:
+            return self._send_one(peer - SEALED_PEER, batch, buffers.first(1))
         virtual = batch.peers >= np.uint64(SEALED_PEER)
         if not virtual.any():
             buffers = buffers.first(len(batch))
@@ -291,6 +326,30 @@ class SealedLink:
             self._seal(key, batch.take(rows), buffers.take(places[rows]), drawn)
         return self._link.send(buffers) if len(buffers) else 0
 
+    def _send_one(self, number: int, batch: FrameBatch, buffers: FrameBatch) -> int:
+        """Send one frame sealed, as :meth:`send` does."""
+        key = self.keys.get(number)
+        drawn = key.draw(1) if key else range(0)
+        if key is None or not drawn:
+            self._unsealed += 1
+            return 0
+        data, start, length = self._written.data, int(batch.starts[0]), int(batch.lengths[0])
+        out, at = buffers.memory.data, int(buffers.starts[0])
+        data[start + _FLAG_BYTE] |= _FLAG
+        if key.share < WHOLE:
+            self._cut_credits(key, batch.starts)
+        out[at : at + HEADER_SIZE] = data[start : start + HEADER_SIZE]
+        _SEAL.pack_into(out, at + HEADER_SIZE, number, drawn.start)
+        cipher = out[at + _CLEAR : at + length + SEAL_OVERHEAD]
+        key.seal([(drawn.start, data[start + HEADER_SIZE : start + length], out[at : at + _CLEAR], cipher)])
+        buffers.lengths[0], buffers.peers[0] = length + SEAL_OVERHEAD, key.peer
+        return self._link.send(buffers)
+
+    def _cut_credits(self, key: SealKey, starts: NDArray[np.int64]) -> None:
+        """Leave of the credits in replies what the key's share is; 0, which says nothing, stays so."""
+        granted = self._written[starts + _CREDITS].astype(np.int64)
+        self._written[starts + _CREDITS] = np.where(granted, np.maximum(1, granted * key.share // WHOLE), 0)
+
     def _copy(self, batch: FrameBatch, buffers: FrameBatch) -> None:
         width = max(1, int(batch.lengths.max()))
         records(buffers.memory, width)[buffers.starts] = records(batch.memory, width)[batch.starts]
@@ -301,8 +360,7 @@ class SealedLink:
         written = self._written
         written[batch.starts + _FLAG_BYTE] |= _FLAG
         if key.share < WHOLE:
-            granted = written[batch.starts + _CREDITS].astype(np.int64)
-            written[batch.starts + _CREDITS] = np.where(granted, np.maximum(1, granted * key.share // WHOLE), 0)
+            self._cut_credits(key, batch.starts)
         self._headers_out.of(buffers.memory)[buffers.starts] = self._headers_written.of(written)[batch.starts]
         seals = np.empty(len(batch), _SEAL_DTYPE)
         seals["key"], seals["sequence"] = key.number, np.arange(drawn.start, drawn.stop)

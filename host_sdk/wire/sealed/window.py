@@ -25,6 +25,19 @@ class ReplayWindow:
         found: NDArray[np.bool_] = ~known & (sequences > max(0, self.highest - SEAL_WINDOW))
         return found
 
+    def is_fresh(self, sequence: int) -> bool:
+        """Return :meth:`fresh` of one sequence, from 1."""
+        if sequence > self.highest:
+            return True
+        return sequence > self.highest - SEAL_WINDOW and not self._taken[sequence & _PLACE]
+
+    def take_one(self, sequence: int) -> None:
+        """Take one sequence that is fresh."""
+        if sequence == self.highest + 1:  # nearly always; its place held one that is outside the window now
+            self._taken[sequence & _PLACE], self.highest = True, sequence
+        else:
+            self.take(np.array([sequence]))
+
     def take(self, sequences: NDArray[np.int64]) -> None:
         """Take sequences of authentic frames that were found to be fresh together, and no two of which are equal."""
         newest = int(sequences.max())
