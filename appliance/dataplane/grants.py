@@ -20,6 +20,7 @@ MAX_KEYS_EACH = 64  # of one certificate
 BURST_S = 0.1  # of its rate that a tenant may use at once, and one request in any case
 _UNITS_PER_S = 1_000_000 // RETRY_AFTER_UNIT_US
 _LONGEST_WAIT = 0xFFFF
+_MOST_NAMES = 256  # of pipelines, for which it is remembered who may run them
 
 
 @dataclass(slots=True)
@@ -104,6 +105,7 @@ class GrantTable:
         self._indices: dict[int, int] = {}  # by number of the key
         self._free = list(range(MAX_KEYS, 0, -1))
         self._meters: list[Meter | None] = [None] * (MAX_KEYS + 1)
+        self._meter_ids = np.zeros(MAX_KEYS + 1, np.int64)  # id() of each holder's meter; 0 for none
         self._allowed: dict[str, NDArray[np.bool_]] = {}
 
     @property
@@ -133,7 +135,8 @@ class GrantTable:
             share=granting.grant.share,
         )
         index = self._indices[key.number] = self._free.pop()
-        self._meters[index] = self._meter(granting.grant)
+        meter = self._meters[index] = self._meter(granting.grant)
+        self._meter_ids[index] = id(meter) if meter else 0
         self._holders[index] = Holder(key, granting.serial, granting.grant, now)
         self._allowed.clear()
         self._keys.add(key)
@@ -163,6 +166,7 @@ class GrantTable:
     def _remove(self, holder: Holder) -> int:
         index = self._indices.pop(holder.key.number)
         self._holders[index] = self._meters[index] = None
+        self._meter_ids[index] = 0
         self._free.append(index)
         self._allowed.clear()
         self._keys.remove(holder.key.number)
@@ -205,6 +209,8 @@ class GrantTable:
         """Return by index who may run a pipeline, bool [MAX_KEYS + 1]."""
         found = self._allowed.get(pipeline)
         if found is None:
+            if len(self._allowed) >= _MOST_NAMES:
+                self._allowed.clear()
             found = self._allowed[pipeline] = np.array(
                 [
                     not holder or not holder.grant.pipelines or pipeline in holder.grant.pipelines
@@ -238,10 +244,12 @@ class GrantTable:
             units of 100 µs, int64 [n].
         """
         within, wait = np.ones(len(holders), np.bool_), np.zeros(len(holders), np.int64)
+        ids = self._meter_ids[holders]
+        if not ids.any():
+            return within, wait
         meters = {id(meter): meter for index in set(holders.tolist()) if (meter := self._meters[index])}
-        for meter in meters.values():
-            same = np.array([self._meters[index] is meter for index in holders.tolist()])
-            mine = np.flatnonzero(same & asking)
+        for number, meter in meters.items():
+            mine = np.flatnonzero((ids == number) & asking)
             over = mine[meter.take(len(mine), now) :]
             within[over] = False
             turns = np.arange(1, len(over) + 1) * _UNITS_PER_S // meter.rate

@@ -281,6 +281,29 @@ def test_nothing_goes_in_the_clear_to_a_key_that_is_gone(pair: Pair) -> None:
     assert pair.requester.statistics().tx_drops == {"no_key": 2}
 
 
+headers = st.binary(min_size=29, max_size=29).map(lambda rest: b"\1\x10\0" + rest)
+junk = st.binary(max_size=200) | st.builds(
+    lambda head, key, rest: head + key + rest, headers, st.just(NUMBER.to_bytes(8, "big")), st.binary(max_size=100)
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(junk, min_size=1, max_size=5), st.booleans())
+def test_whatever_arrives_is_handed_over_or_counted_once(frames: list[bytes], requester: bool) -> None:
+    switch = MemorySwitch()
+    pair = Pair(switch.attach(), switch.attach())
+    source, sink, tally = pair.one, pair.responder, pair.answered
+    if requester:
+        source, sink, tally = pair.two, pair.requester, pair.asked
+    send(source, frames, (pair.one if requester else pair.two).address)
+    batch = sink.receive()
+    assert all(int(peer) < SEALED_PEER for peer in batch.peers)  # nothing of it was sealed by anybody
+    assert len(batch) + sum(tally.drops.values()) == len(frames)
+    assert [batch.pdu(at).tobytes() for at in range(len(batch))] == [
+        frame for frame in frames if len(frame) < 32 or not frame[3] & SEALED
+    ]
+
+
 # ---- hints -----------------------------------------------------------------------------------------------------------
 
 
