@@ -292,7 +292,12 @@ def node(arguments: argparse.Namespace) -> None:
         if certified:
             facts["authority"] = authority_of(store)
         options = DeviceOptions(
-            arguments.name, arguments.backend, arguments.poll, device_id, dla_threads=arguments.dla_threads
+            arguments.name,
+            arguments.backend,
+            arguments.poll,
+            device_id,
+            dla_threads=arguments.dla_threads,
+            mutual=arguments.access == MUTUAL,
         )
         if arguments.dla_threads > 1:
             sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -4,9 +4,11 @@ import os
 import random
 import threading
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from appliance.board.board import Board
 from appliance.board.flash import Flash
+from appliance.board.keys import GrantedKeys
 from appliance.board.mailbox import Letter, Mailbox
 from appliance.board.process import Launcher
 from appliance.board.sensors import ThermalModel, thermal_model
@@ -24,12 +26,16 @@ from appliance.dataplane.tenants import TenantTable
 from appliance.dla.backends import load_backend
 from appliance.dla.trial import try_model
 from appliance.pipelines.compile import compile_pipeline
+from appliance.pipelines.manifest import Manifest
 from appliance.profile import Profile
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
 from host_sdk.wire.links.base import Link
 from host_sdk.wire.message import Message, fragment_size_for
 from host_sdk.wire.schema import HEADER_SIZE
+
+if TYPE_CHECKING:  # ciphers take memory that an open appliance can do without
+    from appliance.dataplane.grants import GrantTable
 
 # How long the dataplane looks for more frames, in ns, before it sleeps.
 POLL_MODES = {"block": 0, "adaptive": 200_000, "busy": float("inf")}
@@ -79,6 +85,7 @@ class DeviceOptions:
         seed: Of session ids; None takes one from the system.
         dla_threads: DLA cores that run at once; 1 runs batches on the dataplane's own thread, which is best for one
             processor.
+        mutual: Whether access is mutual: frames can come sealed, and must where a pipeline does not say otherwise.
     """
 
     name: str = ""
@@ -87,6 +94,7 @@ class DeviceOptions:
     device_id: str = ""
     seed: int | None = None
     dla_threads: int = 1
+    mutual: bool = False
 
 
 class Device:
@@ -113,17 +121,21 @@ class Device:
         clock: Clock,
         options: DeviceOptions | None = None,
     ) -> None:
-        self._profile, self._link, self._options = profile, link, options or DeviceOptions()
+        self._profile, self._options = profile, options or DeviceOptions()
+        counters, tenants, grants = Counters(), TenantTable(profile.tenants), None
+        if self._options.mutual:
+            link, grants = _sealing(link, counters, tenants, clock)
+        self._link = link
         self._loader = load_backend(self._options.backend)
         self._loading = threading.Lock()
         self._mailbox = Mailbox()
         self._way = FirmwareWay(self._mailbox)
         limits = profile.limits
         self._state = State(
-            counters=Counters(),
+            counters=counters,
             sessions=SessionTable(limits.sessions, random.Random(self._options.seed), limits.credits),  # noqa: S311
             answers=AnswerWindows(limits.sessions, limits.session_window, limits.kept_answers_bytes),
-            tenants=TenantTable(profile.tenants),
+            tenants=tenants,
             table=PipelineTable(limits.pipelines),
             reassembler=Reassembler(
                 ReassemblyLimits(
@@ -139,6 +151,7 @@ class Device:
             discovery_per_s=limits.discovery_per_s,
             queue_wait_ns=limits.queue_wait_ms * 1_000_000,
             session_idle_ns=limits.session_idle_s * 1_000_000_000,
+            grants=grants,
         )
         linger_ns = POLL_MODES.get(self._options.poll)
         if linger_ns is None:
@@ -150,6 +163,8 @@ class Device:
         self._dataplane = Dataplane(link, clock, self._state, self._model, cores, linger_ns)
         self.board = Board(flash, self._mailbox, self, launcher, clock)
         self._way.board = self.board
+        if grants is not None:
+            self.board.attach_keys(GrantedKeys(grants, self._dataplane, clock))
 
     def run(self) -> None:
         """Serve on this thread until :meth:`stop`.
@@ -203,6 +218,7 @@ class Device:
             "waiting": waiting,
             "reassembling": len(self._state.reassembler),
             "reassembly_bytes": self._state.reassembler.memory,
+            "keys": self._state.grants.keys if self._state.grants else 0,
         }
         kept = {"answers_kept_bytes": self._state.answers.held, "collecting": self._dataplane.collecting}
         return {**self._state.counters.snapshot(), **state, **kept, **link_counters}
@@ -231,14 +247,28 @@ class Device:
         with self._loading:
             compiled = compile_pipeline(package, 0, self._loader, self._profile, self._try)
             old = self._state.table.named(compiled.manifest.name)
+            sealed = self._demands_seal(compiled.manifest)
             pipeline = replace(compiled, handle=self._state.table.next_handle(old))
             depth = max(1, min(self._profile.limits.queue_depth, MAX_QUEUED_BYTES // max(1, pipeline.max_body)))
             more = range(1, self._options.dla_threads)
             others = tuple(replace(pipeline, accelerator=pipeline.accelerator.copy()) for _ in more)
             weights = self._state.tenants.weights
-            new = Loaded(pipeline, JobQueue(depth, pipeline.input_size, weights), others)
+            new = Loaded(pipeline, JobQueue(depth, pipeline.input_size, weights), others, sealed)
             self._dataplane.call(lambda: self._replace(old, new))
-        return pipeline.description()
+        return new.description()
+
+    def _demands_seal(self, manifest: Manifest) -> bool:
+        """Return whether a pipeline's requests have to come sealed.
+
+        Raises:
+            ConfigError: They have to, and nobody has keys here.
+        """
+        if manifest.sealed and not self._options.mutual:
+            raise ConfigError(
+                f"pipeline {manifest.name} takes sealed frames alone, and with open access nobody has keys; run the "
+                "appliance with --access mutual, or take sealed = true out of the manifest"
+            )
+        return self._options.mutual if manifest.sealed is None else manifest.sealed
 
     def _try(self, model: bytes, max_batch: int) -> int:
         return try_model(model, self._options.backend, max_batch)
@@ -259,4 +289,14 @@ class Device:
 
     def pipelines(self) -> list[dict[str, object]]:
         """Return the descriptions of all pipelines that are served."""
-        return [loaded.pipeline.description() for loaded in self._state.table]
+        return [loaded.description() for loaded in self._state.table]
+
+
+def _sealing(link: Link, counters: Counters, tenants: TenantTable, clock: Clock) -> "tuple[Link, GrantTable]":
+    """Return a link that opens and seals frames, and whom its keys are granted to."""
+    from appliance.dataplane.grants import GrantTable
+    from host_sdk.wire.sealed.keys import KeyRing
+    from host_sdk.wire.sealed.link import SealedLink
+
+    keys = KeyRing()
+    return SealedLink(link, keys, counters, clock.now_ns, responder=True), GrantTable(keys, tenants)

@@ -93,6 +93,7 @@ class Operation:
     handler: Callable[[Services, dict[str, Any]], dict[str, Any]]
     arguments: tuple[Argument, ...] = ()
     role: Role = Role.ADMIN
+    told_caller: bool = False  # it finds under ``caller`` who asks
 
 
 def _remove(services: Services, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +153,12 @@ OPERATIONS: dict[str, Operation] = {
         (Argument("after", int, 0, high=MAX_EVENTS),),
         Role.VIEWER,
     ),
+    "grant": Operation(
+        lambda services, given: services.access.grants.grant(given["caller"].stream, given["key"]),
+        (Argument("key", int, 0),),
+        Role.VIEWER,
+        told_caller=True,
+    ),
     "access.revoke": Operation(
         lambda services, given: services.access.revoke(given["list"]),
         (Argument("list", bytes),),
@@ -200,6 +207,8 @@ class Control:
             if operation is None:
                 raise UnknownOperationError(f"there is no operation {name[:80]!r}; there are {', '.join(OPERATIONS)}")
             arguments = arguments_of(operation.arguments, given)
+            if operation.told_caller:
+                arguments["caller"] = caller
             return Status.OK, msgpack.packb(operation.handler(self._services, arguments))
         except ClosedError:
             raise

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from host_sdk.access.identity import Identity
 from host_sdk.attestation import collect_evidence, new_nonce
 from host_sdk.engine import connect
-from host_sdk.operations import InferOptions, Operation, Operations, Timeout, secure_control
+from host_sdk.operations import InferOptions, Operation, Operations, Timeout, seal_inference, secure_control
 from host_sdk.results import Appliance, Inference, Pipeline
 from host_sdk.running import Running
 from host_sdk.streams import Data, Stream, Streams, is_inference
@@ -101,9 +101,10 @@ class AsyncNapuClient:
         identity: Identity | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._engine, targets = connect(link, target, limits, tenant, resume)
+        self._engine, targets = connect(link, target, limits, tenant, resume, sealed=identity is not None)
         secure = secure_control(self._engine, identity)
-        self._operations = Operations(self._engine, timeout or Timeout(), targets, secure)
+        sealing = seal_inference(self._engine, secure)
+        self._operations = Operations(self._engine, timeout or Timeout(), targets, secure, sealing)
         self._streams = Streams(self._operations)
         self._limits = limits or RequesterLimits()
         self._waiting: dict[int, tuple[Running, asyncio.Future[Any]]] = {}
@@ -111,6 +112,7 @@ class AsyncNapuClient:
         self._added: dict[Stream, _Inferences] = {}  # with items to submit at the next turn
         self._dead: NapuError | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._confirming: asyncio.Task[None] | None = None
         # Each operation that is under way takes a stream of its own, of which an appliance holds only some.
         self._secured = asyncio.Semaphore(_SECURE_OPERATIONS)
         self._loop.add_reader(self._engine.link.fileno(), self._turn)
@@ -218,6 +220,8 @@ class AsyncNapuClient:
         self._loop.remove_reader(self._engine.link.fileno())
         if self._timer:
             self._timer.cancel()
+        if self._confirming:
+            self._confirming.cancel()
         self._engine.close()
         self._fail(ClosedError("this client was closed"))
 
@@ -315,7 +319,18 @@ class AsyncNapuClient:
             inferences.hand_out()
             if inferences.stream.held and inferences.learning is None:
                 inferences.learning = self._loop.create_task(self._learn(inferences))
+        if self._operations.doubtful and self._confirming is None:
+            self._confirming = self._loop.create_task(self._confirm())
         self._arm()
+
+    async def _confirm(self) -> None:
+        """Find out whether keys are still in force, where there are hints that they are not."""
+        try:
+            await self._run(self._operations.confirm())
+        except NapuError:
+            pass  # of a client that was closed, or a link that is gone: those who wait are told
+        finally:
+            self._confirming = None
 
     def _take(self, event: Event) -> None:
         if not isinstance(event, Announced) and is_inference(event):

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from host_sdk.access.identity import Identity
 from host_sdk.attestation import collect_evidence, new_nonce
 from host_sdk.engine import connect
-from host_sdk.operations import InferOptions, Operation, Operations, Timeout, secure_control
+from host_sdk.operations import InferOptions, Operation, Operations, Timeout, seal_inference, secure_control
 from host_sdk.results import Appliance, Inference, Pipeline
 from host_sdk.running import Running
 from host_sdk.streams import Data, Stream, Streams, is_inference
@@ -34,7 +34,7 @@ class NapuClient:
         limits: Window and retransmission.
         tenant: On whose behalf requests are made.
         resume: Tickets of sessions to go on with, as :meth:`tickets` of another client gave them.
-        identity: Who asks for operations of the control plane; they go through TLS then, or not at all.
+        identity: Who asks: operations of the control plane go through TLS then, and inferences sealed, or not at all.
 
     Raises:
         LinkError: The link cannot be opened; the message says what would allow it.
@@ -52,9 +52,10 @@ class NapuClient:
         resume: Sequence[bytes] = (),
         identity: Identity | None = None,
     ) -> None:
-        self._engine, targets = connect(link, target, limits, tenant, resume)
+        self._engine, targets = connect(link, target, limits, tenant, resume, sealed=identity is not None)
         secure = secure_control(self._engine, identity)
-        self._operations = Operations(self._engine, timeout or Timeout(), targets, secure)
+        sealing = seal_inference(self._engine, secure)
+        self._operations = Operations(self._engine, timeout or Timeout(), targets, secure, sealing)
         self._streams = Streams(self._operations)
         self._limits = limits or RequesterLimits()
         self._running: dict[int, Running] = {}
@@ -257,6 +258,8 @@ class NapuClient:
         """Bring a stream on by one turn, which waits so long at most."""
         if stream.held:
             self._run(stream.advance())
+        elif self._operations.doubtful:
+            self._run(self._operations.confirm())
         else:
             self._turn(most_ns)
 

@@ -12,13 +12,14 @@ from host_sdk.engine import Engine
 from host_sdk.results import Appliance, Pipeline, unpack_map
 from host_sdk.wire.errors import ConfigError, NapuTimeoutError, RemoteProtocolError, UnknownPipelineError
 from host_sdk.wire.exchange.answers import Announced, Event
-from host_sdk.wire.exchange.requester import Request
+from host_sdk.wire.exchange.request import Request
 from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import BROADCAST
 from host_sdk.wire.schema import Flag, Opcode
 
 if TYPE_CHECKING:  # TLS takes a while to load, and not everybody has an identity
     from host_sdk.access.control import SecureControl
+    from host_sdk.access.sealing import Sealing
 
 Result = TypeVar("Result")
 Operation = Generator[Request, list[Event], Result]
@@ -80,12 +81,14 @@ class Operations:
     Attributes:
         targets: Peer keys that requests go to; found by discovery where nobody named any.
         secure: What control goes through for a client with an identity.
+        sealing: The keys that its inferences are sealed with.
     """
 
     engine: Engine
     timeout: Timeout
     targets: list[int]
     secure: "SecureControl | None" = None
+    sealing: "Sealing | None" = None
     _pipelines: dict[int, dict[str, Pipeline]] = field(default_factory=dict)
 
     def discover(self) -> Operation[list[Appliance]]:
@@ -183,6 +186,33 @@ class Operations:
             raise UnknownPipelineError(f"{address} serves no pipeline {name!r}; it serves: {serves}")
         return found
 
+    def route(self, peer: int) -> int | None:
+        """Return the peer key that inferences for an appliance go to; None where a key has to be asked for first."""
+        return self.sealing.route(peer) if self.sealing else peer
+
+    def grant(self, peer: int) -> Operation[None]:
+        """Ask an appliance for the key that inferences are sealed with, where there is none that is good.
+
+        Raises:
+            StatusError: The appliance grants none.
+            NapuTimeoutError: It does not answer.
+        """
+        if self.sealing:
+            yield from self.sealing.grant(peer, ns(self.timeout.control))
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether there are hints that keys are not known any more."""
+        return self.sealing is not None and self.sealing.doubtful
+
+    def confirm(self) -> Operation[None]:
+        """Find out whether the keys are in force that there are hints about."""
+        if self.sealing:
+            yield from self.sealing.confirm(ns(min(self.timeout.control, self.timeout.request)))
+
+    def _load(self, peer: int) -> int:
+        return self.sealing.load(peer) if self.sealing else self.engine.requester.load(peer)
+
     def prepare(self, name: str) -> Operation[list[int]]:
         """Find the targets and learn what the pipeline is on each of them; return the targets.
 
@@ -192,13 +222,14 @@ class Operations:
         targets = yield from self.find_targets()
         for peer in list(targets):
             yield from self.pipeline(peer, name)
+            yield from self.grant(peer)
         return targets
 
     def share(self, count: int) -> list[tuple[int, int]]:
         """Return how many of so many requests go to which target, so that all have as equal a load as can be."""
         if len(self.targets) == 1:
             return [(self.targets[0], count)]
-        loads = [self.engine.requester.load(peer) for peer in self.targets]
+        loads = [self._load(peer) for peer in self.targets]
         shares, last = [0] * len(loads), 0
         for _ in range(count):
             last = loads.index(min(loads))
@@ -224,6 +255,17 @@ def secure_control(engine: Engine, identity: Identity | None) -> "SecureControl 
     except ConfigError:
         engine.close()
         raise
+
+
+def seal_inference(engine: Engine, secure: "SecureControl | None") -> "Sealing | None":
+    """Return what a client with an identity seals its inferences with; None for one without."""
+    if secure is None:
+        return None
+    from host_sdk.access.sealing import Sealing
+    from host_sdk.wire.sealed.link import SealedLink
+
+    assert isinstance(engine.link, SealedLink)  # noqa: S101 - it was connected so for its identity
+    return Sealing(engine.link, engine.requester, secure, time.monotonic_ns)
 
 
 def ns(seconds: float) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from host_sdk.wire.errors import RemoteProtocolError
 from host_sdk.wire.exchange.answers import Answers
+from host_sdk.wire.links.base import SEALED_PEER
 from host_sdk.wire.message import Trailer
 from host_sdk.wire.schema import STAGES
 
@@ -35,6 +36,12 @@ class _Map:
         value = self._data.get(key)
         if type(value) is not int or not 0 <= value < high:
             raise RemoteProtocolError(f"{self._where}: {key} is no number in range")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self._data.get(key, False)
+        if not isinstance(value, bool):
+            raise RemoteProtocolError(f"{self._where}: {key} is neither true nor false")
         return value
 
     def map(self, key: str) -> "_Map":
@@ -117,6 +124,7 @@ class Pipeline:
         formats: The media that it takes.
         max_bytes: Longest body that it takes.
         outputs: What an answer holds, in order.
+        sealed: Whether it takes sealed requests alone.
     """
 
     name: str
@@ -131,6 +139,7 @@ class Pipeline:
     formats: tuple[str, ...]
     max_bytes: int
     outputs: tuple[Tensor, ...]
+    sealed: bool = False
 
     @classmethod
     def parse(cls, data: Any) -> "Pipeline":
@@ -155,6 +164,7 @@ class Pipeline:
             formats=tuple(str(name) for name in source.list("formats")) if media else (),
             max_bytes=source.number("max_bytes"),
             outputs=tuple(Tensor.parse(output) for output in entry.list("outputs")),
+            sealed=entry.flag("sealed"),
         )
 
 
@@ -169,6 +179,7 @@ class Appliance:
         firmware: version, digest, epoch and pid.
         pipelines: Name to handle.
         access: ``mutual``, or ``open`` where anybody may control it.
+        sealed: The pipelines that take sealed requests alone.
     """
 
     key: int
@@ -182,6 +193,7 @@ class Appliance:
     firmware: dict[str, Any]
     pipelines: dict[str, int]
     access: str
+    sealed: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, key: int, address: str, data: Any) -> "Appliance":
@@ -210,6 +222,7 @@ class Appliance:
             },
             pipelines={pipeline.text("name"): pipeline.number("handle", 1 << 16) for pipeline in listed},
             access=entry.text("access") if "access" in data else "open",  # as it was before there was a choice
+            sealed=tuple(pipeline.text("name") for pipeline in listed if pipeline.flag("sealed")),
         )
 
 
@@ -266,6 +279,11 @@ class Inference:
     def latency_us(self) -> float:
         """µs from the first transmission of the request to the whole answer."""
         return int(self._answers.latency_ns[self._row]) / 1000
+
+    @property
+    def sealed(self) -> bool:
+        """Whether request and answer were sealed."""
+        return self._answers.peer >= SEALED_PEER
 
     @property
     def transmissions(self) -> int:

@@ -110,7 +110,8 @@ class Stream:
 
     def _submit_to(self, peer: int, items: Sequence[Data], sequence: Sequence[int], tries: int) -> None:
         pipeline = self._operations.known(peer, self.name)
-        if pipeline is None:
+        route = self._operations.route(peer)
+        if pipeline is None or route is None:
             self.held.extend(_Held(*pair, peer, tries) for pair in zip(sequence, items, strict=True))
             return
         plan = self._plans.get(peer)
@@ -118,7 +119,7 @@ class Stream:
             address = self._operations.engine.link.format_address(peer)
             plan = self._plans[peer] = _Plan(peer, address, pipeline, self._options.header(pipeline.handle))
         try:
-            self._send(_Chunk(plan, items, sequence, tries), encode_inputs(pipeline, items))
+            self._send(route, _Chunk(plan, items, sequence, tries), encode_inputs(pipeline, items))
         except NapuError as error:
             if len(items) == 1:
                 self.results[sequence[0]] = error
@@ -126,11 +127,11 @@ class Stream:
             for number, item in zip(sequence, items, strict=True):
                 self._submit_to(peer, [item], [number], tries)
 
-    def _send(self, chunk: _Chunk, bodies: NDArray[np.uint8] | list[bytes]) -> None:
+    def _send(self, route: int, chunk: _Chunk, bodies: NDArray[np.uint8] | list[bytes]) -> None:
         operations, sequence = self._operations, chunk.sequence
         tokens = np.array(sequence, np.int64)
         tokens += self._base
-        operations.engine.infer(chunk.plan.peer, chunk.plan.header, bodies, tokens, ns(operations.timeout.request))
+        operations.engine.infer(route, chunk.plan.header, bodies, tokens, ns(operations.timeout.request))
         self._chunks.update(dict.fromkeys(sequence, chunk))
 
     def advance(self) -> Operation[None]:
@@ -146,6 +147,7 @@ class Stream:
             chosen = targets[0] if peer is None else peer
             try:
                 yield from self._operations.pipeline(chosen, self.name)
+                yield from self._operations.grant(chosen)
             except NapuError as error:
                 self.results.update((each.number, error) for each in mine)
                 continue

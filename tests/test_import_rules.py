@@ -35,6 +35,7 @@ RULES = {
     "host_sdk.wire": Rule((), ("google_crc32c", "msgpack", "numpy")),
     "host_sdk.wire.secure": Rule(("host_sdk.wire",), ("OpenSSL", "cryptography", "msgpack")),
     "host_sdk.wire.attest": Rule(("host_sdk.wire",), ("cryptography",)),
+    "host_sdk.wire.sealed": Rule(("host_sdk.wire",), ("cryptography", "numpy")),
     "host_sdk.access": Rule(("host_sdk",), ("cryptography", "msgpack")),
     "host_sdk.wire.links": Rule(("host_sdk.wire",), ("numpy", "pyroute2")),
     "host_sdk.bench": Rule(("host_sdk",), ("hdrh", "matplotlib", "msgpack", "numpy")),

@@ -15,6 +15,7 @@ from appliance.board.command import Command, CommandPort
 from appliance.board.console import Console, Line
 from appliance.board.flash import Flash
 from appliance.board.interrupts import Interrupts
+from appliance.board.keys import KEYS_PORT, Keys, key_commands
 from appliance.board.mailbox import Mailbox
 from appliance.board.ports import FLASH_PORT, SERVICE_PORT, Hardware, flash_commands, service_commands
 from appliance.board.process import SECOND_NS, Backoff, FirmwareProcess, Launcher
@@ -85,6 +86,8 @@ class Board:
         self._attestor: Attestor | None = None
         self._attest_commands: dict[int, Command] = {}
         CommandPort(self._registers, ATTEST_PORT, self._attest_commands)
+        self._key_commands: dict[int, Command] = {}
+        CommandPort(self._registers, KEYS_PORT, self._key_commands)
         self._registers.on_read(TRIAL, lambda: self._slots.trial_ms if self._slots else 0)
         self._registers.on_write(READY, self._set_ready)
         self._watchdog = Watchdog(clock)
@@ -124,6 +127,10 @@ class Board:
         self._attestor = attestor
         self._attest_commands.update(attestor.commands())
         self._service_commands.update(attestor.measured(self._service_commands))
+
+    def attach_keys(self, keys: Keys) -> None:
+        """Let the firmware grant keys for sealed frames; before :meth:`start`."""
+        self._key_commands.update(key_commands(keys))
 
     @property
     def epoch(self) -> int:

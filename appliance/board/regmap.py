@@ -133,6 +133,18 @@ class ServiceCommand(IntEnum):
     CONSOLE = 6  # [after, limit] → list of [sequence, ns since power-on, text]
 
 
+class KeyCommand(IntEnum):
+    """Commands of the hardware that keeps the keys of sealed frames. Argument and result are msgpack.
+
+    A certificate is named by its number, in hexadecimal.
+    """
+
+    GRANT = 1  # [key, peer, material, the certificate's grant, certificate, ms] → nil
+    LIFETIME = 2  # [key, peer, certificate] → ms that the key is still in force for them
+    HOLDERS = 3  # nil → list of the certificates that have keys
+    DROP = 4  # [certificate] → nil; its keys are gone
+
+
 @dataclass(frozen=True, slots=True)
 class Register:
     """One 32-bit register."""
@@ -241,6 +253,11 @@ ATTEST_COMMAND = Register("ATTEST_COMMAND", 0x0904, _WO, "Doorbell: an AttestCom
 ATTEST_STATUS = Register("ATTEST_STATUS", 0x0908, _RO, "What became of it: a CommandStatus.")
 ATTEST_RESULT = Register("ATTEST_RESULT", 0x090C, _RO, "Bytes of result in ATTEST_DATA.")
 
+KEYS_ARGUMENT = Register("KEYS_ARGUMENT", 0x0A00, _RW, "Bytes of argument in KEYS_DATA.")
+KEYS_COMMAND = Register("KEYS_COMMAND", 0x0A04, _WO, "Doorbell: a KeyCommand, done when answered.")
+KEYS_STATUS = Register("KEYS_STATUS", 0x0A08, _RO, "What became of it: a CommandStatus.")
+KEYS_RESULT = Register("KEYS_RESULT", 0x0A0C, _RO, "Bytes of result in KEYS_DATA.")
+
 # A message has at most 16 MiB; the rest is room for the header and the names around it.
 WINDOW_SIZE = 17 * _MIB
 MAILBOX_RX = Window("MAILBOX_RX", 0x1000_0000, WINDOW_SIZE, _RO, "The oldest letter.")
@@ -249,6 +266,7 @@ FLASH_DATA = Window("FLASH_DATA", 0x3000_0000, WINDOW_SIZE, _RW, "Argument, then
 SERVICE_DATA = Window("SERVICE_DATA", 0x4000_0000, WINDOW_SIZE, _RW, "Argument, then result of a command.")
 UPDATE_DATA = Window("UPDATE_DATA", 0x5000_0000, 2 * MAX_PART, _RW, "Argument, then result of a command.")
 ATTEST_DATA = Window("ATTEST_DATA", 0x7000_0000, 2 * MAX_PART, _RW, "Argument, then result of a command.")
+KEYS_DATA = Window("KEYS_DATA", 0x8000_0000, 64 * 1024, _RW, "Argument, then result of a command.")
 
 
 class SendStatus(IntEnum):
@@ -271,6 +289,7 @@ MAP = RegisterMap(
         TEMPERATURE, POWER, THROTTLE, TEMPERATURE_LIMIT, TEMPERATURE_RESUME, THROTTLED_RATE,
         UPDATE_ARGUMENT, UPDATE_COMMAND, UPDATE_STATUS, UPDATE_RESULT, TRIAL,
         ATTEST_ARGUMENT, ATTEST_COMMAND, ATTEST_STATUS, ATTEST_RESULT,
+        KEYS_ARGUMENT, KEYS_COMMAND, KEYS_STATUS, KEYS_RESULT,
     ),
-    (MAILBOX_RX, MAILBOX_TX, FLASH_DATA, SERVICE_DATA, UPDATE_DATA, ATTEST_DATA),
+    (MAILBOX_RX, MAILBOX_TX, FLASH_DATA, SERVICE_DATA, UPDATE_DATA, ATTEST_DATA, KEYS_DATA),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Who is taken: session, pipeline, size, copies, credit and room are looked at, for a whole batch at once."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,12 @@ from appliance.dataplane.state import State
 from appliance.dataplane.table import Loaded
 from host_sdk.wire.exchange.states import SlotState
 from host_sdk.wire.header import Header, scalar_header
+from host_sdk.wire.links.base import SEALED_PEER
 from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, DropReason, Flag, Status
+
+if TYPE_CHECKING:
+    from appliance.dataplane.grants import GrantTable
 
 _CRC, _TRAILER, _ONCE, _NEW = int(Flag.CRC), int(Flag.TRAILER), int(Flag.ONCE), int(SlotState.NEW)
 _RELEASED = int(SlotState.RELEASED)  # of copies in this state or the one behind it, OUTDATED, nothing is known any more
@@ -95,6 +100,8 @@ class Admitter:
     def _enqueue(
         self, loaded: Loaded, arrivals: Arrivals, slots: NDArray[np.int64], places: NDArray[np.int64], began: int
     ) -> None:
+        if self._state.grants:
+            arrivals, slots, places = self._entitled(self._state.grants, loaded, arrivals, slots, places)
         size = loaded.pipeline.input_size
         if size is None:
             fits, status = arrivals.sizes <= loaded.pipeline.max_body, Status.TOO_LARGE
@@ -151,7 +158,9 @@ class Admitter:
         """Take a credit for each, and room to keep its answer; refuse those for whom there is none."""
         if len(arrivals) == 0:
             return arrivals, slots, places
-        granted = self._state.sessions.take_credit(slots, self._state.sessions.allowed)
+        granted = self._state.sessions.take_credit(slots, self._state.sessions.limits(slots))
+        if self._state.grants:
+            arrivals, slots, places, granted = self._within_rate(self._state.grants, arrivals, slots, places, granted)
         kept = self._kept(loaded, arrivals, slots, np.where(granted, places, -1))
         if granted.all() and kept.all():
             return arrivals, slots, places
@@ -164,6 +173,44 @@ class Admitter:
         late = arrivals.take(refused)
         self._refusals.batch(late.peers, late.headers, Status.BUSY, loaded.retry_after)
         return arrivals.take(good), slots[good], places[good]
+
+    def _entitled(
+        self,
+        grants: "GrantTable",
+        loaded: Loaded,
+        arrivals: Arrivals,
+        slots: NDArray[np.int64],
+        places: NDArray[np.int64],
+    ) -> tuple[Arrivals, NDArray[np.int64], NDArray[np.int64]]:
+        """Refuse requests that came in the clear and should not, and those for pipelines not in their grant."""
+        plain = (arrivals.peers < SEALED_PEER) & loaded.sealed
+        barred = ~grants.allowed(loaded.pipeline.manifest.name)[self._state.sessions.holders[slots]] & ~plain
+        for refused, status in ((plain, Status.NOT_SEALED), (barred, Status.NOT_PERMITTED)):
+            if refused.any():
+                late = arrivals.take(refused)
+                self._refusals.batch(late.peers, late.headers, status)
+        good = ~(plain | barred)
+        return (arrivals, slots, places) if good.all() else (arrivals.take(good), slots[good], places[good])
+
+    def _within_rate(
+        self,
+        grants: "GrantTable",
+        arrivals: Arrivals,
+        slots: NDArray[np.int64],
+        places: NDArray[np.int64],
+        granted: NDArray[np.bool_],
+    ) -> tuple[Arrivals, NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Refuse those that have credit and are over their tenant's rate; return the others."""
+        within, wait = grants.within_rate(self._state.sessions.holders[slots], granted, self._clock.now_ns())
+        if within.all():
+            return arrivals, slots, places, granted
+        self._state.sessions.give_back(slots[~within])
+        over = np.flatnonzero(~within)
+        self._state.counters.move(DropReason.OVER_RATE, len(over[MOST_REFUSED:]))
+        told = over[:MOST_REFUSED]
+        late = arrivals.take(told)
+        self._refusals.batch(late.peers, late.headers, Status.BUSY, wait[told])
+        return arrivals.take(within), slots[within], places[within], granted[within]
 
     def _kept(
         self, loaded: Loaded, arrivals: Arrivals, slots: NDArray[np.int64], places: NDArray[np.int64]

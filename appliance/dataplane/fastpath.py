@@ -128,7 +128,7 @@ class FastPath:
         """
         state, loaded = self._state, flow.loaded
         sessions = state.sessions
-        if not self._inline or len(loaded.queue) or sessions.outstanding[flow.slot] >= sessions.allowed:
+        if not self._inline or len(loaded.queue) or sessions.outstanding[flow.slot] >= sessions.limit(flow.slot):
             return 0
         place = state.answers.place(flow.slot, number)
         if flow.once and int(state.answers.ids[place]) >= number:
@@ -167,7 +167,7 @@ class FastPath:
         starts = batch.starts[:frames].reshape(count, fragments)
         if count == 1:
             return self._answer_one(flow, batch.memory, starts, peer, int(numbers[0].byteswap()), now)
-        free = max(0, sessions.allowed - int(sessions.outstanding[flow.slot]))
+        free = max(0, sessions.limit(flow.slot) - int(sessions.outstanding[flow.slot]))
         over, numbers = numbers[free:], numbers[:free]
         served = self._run_all(flow, batch.memory, starts[:free], numbers, peer, now) if len(numbers) else 0
         if served == len(numbers) and len(over) and self._refuse(flow, peer, over):

@@ -129,7 +129,9 @@ class Flows:
             return None
         loaded = self._state.table.get(header.pipeline)
         known, limit = self._state.sessions.lookup(np.array([header.session]), batch.peers[:1], self._clock.now_ns())
-        if loaded is None or not known[0] or (loaded.pipeline.manifest.max_delay_us and header.fragments == 1):
+        if loaded is None or not known[0] or not self._entitled(header.session & SLOT_MASK, peer, loaded):
+            return None
+        if loaded.pipeline.manifest.max_delay_us and header.fragments == 1:
             return None
         crc = CRC_SIZE if header.flags & Flag.CRC else 0
         if loaded.pipeline.input_size is None or loaded.pipeline.input_size != header.length - crc:
@@ -156,6 +158,14 @@ class Flows:
             trailer=HEADER_SIZE + loaded.pipeline.answer_size if header.flags & Flag.TRAILER else 0,
             crc=bool(crc),
         )
+
+    def _entitled(self, slot: int, peer: int, loaded: Loaded) -> bool:
+        """Return whether nothing about a session's grant needs a look at each request."""
+        grants = self._state.grants
+        if grants is None:
+            return True
+        holder = int(self._state.sessions.holders[slot])
+        return grants.refusal(holder, peer, loaded) is None and not grants.metered(holder)
 
     def _kept(self, slot: int, size: int) -> bool:
         """Return whether there is room to keep answers of a size in a session."""

@@ -195,7 +195,7 @@ class Landing:
     def _begin(self, run: Run, number: int, place: int) -> Landed | None:
         """Give a new request a row and a credit, or refuse it."""
         sessions, queue = self._state.sessions, run.loaded.queue
-        rows = queue.reserve(1 if sessions.outstanding[run.slot] < sessions.allowed else 0)
+        rows = queue.reserve(1 if sessions.outstanding[run.slot] < sessions.limit(run.slot) else 0)
         if len(rows) == 0:
             header = replace(run.header, request=number, fragment=0)
             self._refusals.one(run.peer, header, Status.BUSY, retry_after=run.loaded.retry_after)

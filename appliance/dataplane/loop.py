@@ -129,6 +129,8 @@ class Dataplane:
             idle = state.sessions.expire(now, state.session_idle_ns)
             state.counters.sessions_expired += len(idle)
             self._messages.ended(idle)
+            if state.grants:
+                self.end_sessions(state.grants.expire(now))
         self._keep_house_at = now + HOUSEKEEPING_NS
 
     def stop(self) -> None:
@@ -167,6 +169,11 @@ class Dataplane:
         self._state.table.remove(loaded)
         self._service.withdraw(loaded)
         self._landing.withdraw(loaded)
+
+    def end_sessions(self, peers: list[int]) -> None:
+        """End all sessions of peers, whose keys are gone; on the dataplane's thread."""
+        for peer in peers:
+            self._messages.ended(self._state.sessions.end_all(peer))
 
     @property
     def collecting(self) -> int:

@@ -13,14 +13,14 @@ from appliance.dataplane.landing import Landing
 from appliance.dataplane.notices import Notices
 from appliance.dataplane.refusal import Refusals, answer_header
 from appliance.dataplane.replies import ReplyWriter
-from appliance.dataplane.sessions import SLOT_MASK, Opened, Opening
+from appliance.dataplane.sessions import SLOT_MASK, Opened, Opening, share_of
 from appliance.dataplane.state import State
 from host_sdk.wire.errors import FrameError
 from host_sdk.wire.exchange.fragments import Fragments
 from host_sdk.wire.exchange.reassembly import Taken, Whole
 from host_sdk.wire.exchange.states import SlotState
 from host_sdk.wire.header import Header, check_length, decode_header, vector_header
-from host_sdk.wire.links.base import FrameBatch, Link
+from host_sdk.wire.links.base import SEALED_PEER, FrameBatch, Link
 from host_sdk.wire.message import Message, check_flags, decode_message, encode_message, fragment_size_for
 from host_sdk.wire.schema import (
     FIRST_FRAGMENTS,
@@ -29,6 +29,7 @@ from host_sdk.wire.schema import (
     MAX_SESSION_WINDOW,
     MAX_TENANT,
     MIN_MTU,
+    SEAL_OVERHEAD,
     DropReason,
     Flag,
     Opcode,
@@ -159,8 +160,14 @@ class Messages:
             if self._answers.state(place, header.request) != SlotState.NEW:
                 self._rooms.copies.known(peer, header, place, count)
                 return count
-        if self._state.table.get(header.pipeline) is None:
+        loaded, slot = self._state.table.get(header.pipeline), header.session & SLOT_MASK
+        if loaded is None:
             self._rooms.refusals.one(peer, header, Status.UNKNOWN_PIPELINE)
+            return count
+        grants = self._state.grants
+        refusal = grants.refusal(int(self._state.sessions.holders[slot]), peer, loaded) if grants else None
+        if refusal is not None:
+            self._rooms.refusals.one(peer, header, refusal)
             return count
         self._state.counters.unaccept(count)  # whoever takes them counts them
         served = self._rooms.fast.serve(fragments.batch, now)
@@ -240,7 +247,7 @@ class Messages:
         if not opened.fresh and resumed:
             following = min(max(opened.base, self._answers.highest(opened.slot)) + RESUMPTION_STEP, LAST_ID)
         return {
-            "credits": state.credits,
+            "credits": share_of(state.credits, int(state.sessions.shares[opened.slot])),
             "max_message": state.reassembler.limits.message,
             "window": self._answers.window,
             "fragments": state.session_fragments,
@@ -261,7 +268,7 @@ class Messages:
             asked = msgpack.unpackb(message.body, max_map_len=32, max_array_len=0)
         except (ValueError, msgpack.exceptions.UnpackException):
             asked = None
-        low = MIN_MTU - HEADER_SIZE
+        low = MIN_MTU - HEADER_SIZE - (SEAL_OVERHEAD if peer >= SEALED_PEER else 0)
         if not isinstance(asked, dict):
             return f"OPEN needs a map with fragment_size, {low} to {MAX_FRAGMENT_SIZE}"
         size, fragments = asked.get("fragment_size"), asked.get("fragments", FIRST_FRAGMENTS)
@@ -276,7 +283,8 @@ class Messages:
             return f"tenant is a text of at most {MAX_TENANT} bytes"
         if message.header.request >= 1 << 62:
             return "the id of an OPEN is less than 2^62"
-        return Opening(peer, message.header.request, size, fragments, self._state.tenants.index(tenant), resume)
+        wanted = Opening(peer, message.header.request, size, fragments, self._state.tenants.index(tenant), resume)
+        return self._state.grants.limited(wanted) if self._state.grants else wanted
 
     def expire(self, now: int) -> None:
         """Give up messages whose fragments stay away, and say so."""

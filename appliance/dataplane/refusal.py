@@ -22,7 +22,11 @@ class Refusals:
         self._replies, self._state = replies, state
 
     def batch(
-        self, peers: NDArray[np.uint64], requests: NDArray[np.void], status: Status, retry_after: int = 0
+        self,
+        peers: NDArray[np.uint64],
+        requests: NDArray[np.void],
+        status: Status,
+        retry_after: NDArray[np.int64] | int = 0,
     ) -> None:
         """Refuse INFER requests.
 
@@ -30,7 +34,7 @@ class Refusals:
             peers: uint64 [n], who asked.
             requests: Structured [n] with the fields request, session, priority and flags.
             status: Why.
-            retry_after: With BUSY, in units of 100 µs.
+            retry_after: With BUSY, in units of 100 µs; of each, int64 [n], or the same for all.
         """
         if len(peers) == 0:
             return

@@ -15,6 +15,7 @@ GRACE_NS = 1_000_000_000  # how long more credits than are granted now are good,
 SLOT_BITS = 16
 PEER_SHARE = 0.5  # part of the table that one peer's sessions may fill
 MOST_CREDITS = 255
+WHOLE = 100  # per cent
 SLOT_MASK = (1 << SLOT_BITS) - 1
 _LONG_AGO = -(1 << 62)
 
@@ -29,6 +30,8 @@ class Opening:
         fragment_size: Largest fragment that the requester takes, bytes.
         fragments: Fragments of answers that may be under way to it unasked.
         tenant: Index in the tenant table.
+        holder: Index in the grant table; 0 for who came without a key.
+        share: Per cent of a session's credits that it gets.
         resume: Session that it wants to go on with, 0 for none.
     """
 
@@ -38,6 +41,8 @@ class Opening:
     fragments: int = 32
     tenant: int = 0
     resume: int = 0
+    holder: int = 0
+    share: int = WHOLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class SessionTable:
         fragment_sizes: Largest fragment that each session's peer takes, uint16.
         reply_fragments: Fragments of answers that may be under way to each peer unasked, uint16.
         tenants: Index of each session's tenant, uint16.
+        holders: Index of whom each session's key was granted to, uint16; 0 for none.
+        shares: Per cent of the credits that each session gets, uint8.
         outstanding: Requests admitted and not answered, int32.
         granted: Credits that every session is granted now.
         allowed: Requests that a session may have outstanding now: what is granted, or what was until a moment ago.
@@ -88,6 +95,8 @@ class SessionTable:
         self.fragment_sizes = np.zeros(capacity, np.uint16)
         self.reply_fragments = np.zeros(capacity, np.uint16)
         self.tenants = np.zeros(capacity, np.uint16)
+        self.holders = np.zeros(capacity, np.uint16)
+        self.shares = np.full(capacity, WHOLE, np.uint8)
         self.outstanding = np.zeros(capacity, np.int32)
         self._free = np.zeros(capacity, np.uint16)  # a stack
         self._free_count = 0
@@ -145,7 +154,7 @@ class SessionTable:
 
     def _describe(self, slot: int, opening: Opening) -> None:
         self.fragment_sizes[slot], self.reply_fragments[slot] = opening.fragment_size, opening.fragments
-        self.tenants[slot] = opening.tenant
+        self.tenants[slot], self.holders[slot], self.shares[slot] = opening.tenant, opening.holder, opening.share
 
     def _found(self, slot: int, now: int) -> Opened:
         self._used[slot] = now
@@ -179,6 +188,11 @@ class SessionTable:
         """Close all sessions that were not used for longer than ``idle_ns``; return their slots."""
         taken = slice(0, self._fresh)
         return self._end(np.flatnonzero((self._ids[taken] != 0) & (self._used[taken] < now - idle_ns)))
+
+    def end_all(self, peer: int) -> list[int]:
+        """Close all sessions of a peer; return their slots."""
+        taken = slice(0, self._fresh)
+        return self._end(np.flatnonzero((self._ids[taken] != 0) & (self._peers[taken] == np.uint64(peer))))
 
     def _end(self, slots: NDArray[np.intp]) -> list[int]:
         if len(slots):
@@ -254,12 +268,21 @@ class SessionTable:
                 self.allowed, self._allowed_until = self.granted, now + GRACE_NS
         return self.granted
 
-    def take_credit(self, slots: NDArray[np.integer], credit: int) -> NDArray[np.bool_]:
+    def limit(self, slot: int) -> int:
+        """Return how many requests one session may have outstanding now."""
+        return share_of(self.allowed, int(self.shares[slot]))
+
+    def limits(self, slots: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return :meth:`limit` of several sessions, int64 [n]."""
+        found: NDArray[np.int64] = np.maximum(1, self.allowed * self.shares[slots].astype(np.int64) // WHOLE)
+        return found
+
+    def take_credit(self, slots: NDArray[np.integer], credit: NDArray[np.int64] | int) -> NDArray[np.bool_]:
         """Count requests as outstanding in their sessions, as far as each has credit for them.
 
         Args:
             slots: Of the session of each request, [n], in the order of arrival.
-            credit: Requests that a session may have outstanding, as ``allowed`` says.
+            credit: Requests that a session may have outstanding: ``allowed``, or what :meth:`limits` says, [n].
 
         Returns:
             Which of them there was credit for, bool [n]; the others are not counted.
@@ -275,3 +298,8 @@ class SessionTable:
         """
         np.subtract.at(self.outstanding, slots, 1)
         self.outstanding[slots] = np.maximum(self.outstanding[slots], 0)
+
+
+def share_of(credit: int, share: int) -> int:
+    """Return so many per cent of some credits, at least one."""
+    return max(1, credit * share // WHOLE)

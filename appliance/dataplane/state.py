@@ -1,7 +1,7 @@
 """What the rooms of the dataplane share."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from appliance.dataplane.answers import AnswerWindows
 from appliance.dataplane.counters import Counters
@@ -10,6 +10,9 @@ from appliance.dataplane.table import PipelineTable
 from appliance.dataplane.tenants import TenantTable
 from host_sdk.wire.exchange.reassembly import Reassembler
 from host_sdk.wire.message import Message
+
+if TYPE_CHECKING:  # ciphers take memory that an open appliance can do without
+    from appliance.dataplane.grants import GrantTable
 
 
 class ControlPlane(Protocol):
@@ -45,6 +48,7 @@ class State:
         discovery_per_s: DISCOVER queries that are answered in a second.
         queue_wait_ns: How long a request may have to wait, by what the pipeline took lately.
         session_idle_ns: After so long an idle session is closed.
+        grants: Whom keys were granted to; None with open access, where nobody has one.
     """
 
     counters: Counters
@@ -60,6 +64,7 @@ class State:
     discovery_per_s: int
     queue_wait_ns: int
     session_idle_ns: int
+    grants: "GrantTable | None" = None
 
     @property
     def credits(self) -> int:

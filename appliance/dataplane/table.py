@@ -19,17 +19,23 @@ class Loaded:
 
     Attributes:
         others: The same pipeline on the DLA cores after the first, where each has a thread of its own.
+        sealed: Whether it takes sealed requests alone.
         pace_ns: Smoothed ns that one request took lately; what retry_after is cut from.
     """
 
     pipeline: Pipeline
     queue: JobQueue
     others: tuple[Pipeline, ...] = ()
+    sealed: bool = False
     pace_ns: float = 100_000.0
 
     def on_core(self, core: int) -> Pipeline:
         """Return the pipeline as one DLA core runs it."""
         return self.others[core - 1] if core else self.pipeline
+
+    def description(self) -> dict[str, object]:
+        """Return what a client needs to use it, of types that msgpack carries."""
+        return {**self.pipeline.description(), "sealed": self.sealed}
 
     @property
     def retry_after(self) -> int:

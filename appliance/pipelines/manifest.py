@@ -37,6 +37,7 @@ class Manifest:
         max_pixels: With ``image``: largest image taken.
         max_batch: Most requests that share an invocation.
         max_delay_us: Longest time that a request waits for others to share one.
+        sealed: Whether requests have to come sealed; None: as the appliance's access has it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Manifest:
     max_delay_us: int
     pre: tuple[StageEntry, ...]
     post: tuple[StageEntry, ...]
+    sealed: bool | None = None
 
     def file_names(self) -> set[str]:
         """Return the names of the files that the manifest refers to."""
@@ -95,6 +97,13 @@ class Table:
         value = self._data.pop(key, default)
         if type(value) is not int or not low <= value <= high:
             raise ConfigError(f"{self._where}: {key} must be a whole number from {low} to {high}, not {_shown(value)}")
+        return value
+
+    def truth(self, key: str) -> bool | None:
+        """Take true or false; None where there is neither."""
+        value = self._data.pop(key, None)
+        if value is not None and not isinstance(value, bool):
+            raise ConfigError(f"{self._where}: {key} must be true or false, not {_shown(value)}")
         return value
 
     def numbers(self, key: str) -> list[float]:
@@ -170,6 +179,7 @@ def parse_manifest(text: str) -> Manifest:
         max_delay_us=batch.number("max_delay_us", 0, MAX_DELAY_US, 0),
         pre=root.stages("pre"),
         post=root.stages("post"),
+        sealed=root.truth("sealed"),
     )
     for table in (model, source, batch, root):
         table.finish()

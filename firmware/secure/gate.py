@@ -7,8 +7,9 @@ from typing import Any
 import msgpack
 
 from firmware.control import SECURE, SECURE_ARGUMENTS, Control, arguments_of, decode_body, failure
-from firmware.secure.responder import Responder
+from firmware.secure.responder import Export, Responder
 from firmware.services.access import NOBODY, Access, Audit, Caller
+from firmware.services.grants import SecureStream
 from host_sdk.wire.errors import (
     BadArgumentError,
     NotAuthenticatedError,
@@ -20,6 +21,7 @@ from host_sdk.wire.roles import Role
 from host_sdk.wire.schema import Status
 from host_sdk.wire.secure.certificates import Subject
 
+GRANT = "grant"  # whose answer is good in its own stream alone, so that it is not remembered for others
 REMEMBERED = 64  # answers that a request gets again which comes in another stream
 _REFUSALS = (NotAuthenticatedError.status, NotPermittedError.status)
 
@@ -38,7 +40,7 @@ class MutualGate:
     """
 
     def __init__(self, control: Control, access: Access, clock: Callable[[], int], wall: Callable[[], float]) -> None:
-        self._control, self._problem = control, access.problem
+        self._control, self._problem, self._wall = control, access.problem, wall
         self._audit = Audit(clock)
         self._answers: OrderedDict[tuple[int, int], bytes] = OrderedDict()  # by certificate and request
         self.responder: Responder | None = None
@@ -76,7 +78,7 @@ class MutualGate:
             return failure(error)
         return Status.OK, msgpack.packb({"offset": offset, "records": records})
 
-    def _serve(self, subject: Subject, peer: int, request: bytes) -> bytes:
+    def _serve(self, subject: Subject, peer: int, export: Export, request: bytes) -> bytes:
         """Answer a request of a stream; one that came before, perhaps in another stream, gets the same answer again."""
         try:
             given = decode_body(request)
@@ -87,9 +89,12 @@ class MutualGate:
             return _pack(*failure(error))
         key = (subject.serial, number)
         if key not in self._answers:
-            caller, name = _caller(subject), given.pop("op")
+            stream = SecureStream(peer, subject, export, subject.not_after - self._wall())
+            caller, name = _caller(subject, stream), given.pop("op")
             status, answer = self._control.execute(name, given, caller)
             self._note(caller, peer, name, status, answer)
+            if name == GRANT:
+                return _pack(status, answer)
             self._answers[key] = _pack(status, answer)
             if len(self._answers) > REMEMBERED:
                 self._answers.popitem(last=False)
@@ -99,12 +104,12 @@ class MutualGate:
         """Write to the log what was refused, and what has changed something."""
         if status in _REFUSALS:
             self._audit.refused(caller, peer, name, status_error(status, answer.decode()))
-        elif status is Status.OK and self._control.role(name) > Role.VIEWER:
+        elif status is Status.OK and (name == GRANT or self._control.role(name) > Role.VIEWER):
             self._audit.allowed(caller, peer, name)
 
 
-def _caller(subject: Subject) -> Caller:
-    return Caller(subject.name, subject.grant.role if subject.grant else Role.NOBODY, subject.serial)
+def _caller(subject: Subject, stream: SecureStream | None = None) -> Caller:
+    return Caller(subject.name, subject.grant.role if subject.grant else Role.NOBODY, subject.serial, stream)
 
 
 def _pack(status: Status, answer: bytes) -> bytes:

@@ -21,7 +21,8 @@ from host_sdk.wire.secure.channel import Channel
 from host_sdk.wire.secure.credentials import Credentials
 
 _log = logging.getLogger(__name__)
-Serve = Callable[[Subject, int, bytes], bytes]
+Export = Callable[[bytes, int], bytes]
+Serve = Callable[[Subject, int, Export, bytes], bytes]
 
 
 class Responder:
@@ -30,7 +31,8 @@ class Responder:
     Args:
         credentials: The device's own.
         authority: Whose certificates count.
-        serve: Answers a request: who asks, its peer, the request's bytes; returns those of the answer.
+        serve: Answers a request: who asks, its peer, what exports key material of the stream, and the request's bytes;
+            returns those of the answer.
         clock: Monotonic ns.
         wall: Seconds since 1970, against which certificates are held.
         limits: Bounds.
@@ -135,6 +137,6 @@ class Responder:
         channel = stream.channel
         request = channel.read()
         if request:
-            channel.write(self._serve(channel.recheck(), stream.key[0], request))
+            channel.write(self._serve(channel.recheck(), stream.key[0], channel.export, request))
         elif needed:
             raise MalformedError("the records hold no request")

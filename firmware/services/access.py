@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from firmware.hal import Hal
+from firmware.services.grants import Grants, SecureStream
 from host_sdk.wire.errors import (
     BadArgumentError,
     ConfigError,
@@ -46,11 +47,13 @@ class Caller:
         name: The user, as its certificate calls it; or a word for those without.
         role: What it may do.
         serial: Number of its certificate; 0 where it has none.
+        stream: What it asks through; None where that is plain control.
     """
 
     name: str
     role: Role
     serial: int = 0
+    stream: SecureStream | None = None
 
 
 NOBODY = Caller("nobody", Role.NOBODY)  # has not said who it is
@@ -139,6 +142,7 @@ class Access:
         credentials: The device's own; None where access is open, or there are none that could be used.
         authority: Whose certificates count; None likewise.
         problem: Why there are none, in a sentence.
+        grants: Of keys for sealed frames.
     """
 
     def __init__(self, hal: Hal) -> None:
@@ -147,6 +151,7 @@ class Access:
         self.credentials: Credentials | None = None
         self.authority: Authority | None = None
         self.problem = ""
+        self.grants = Grants(hal)
         if self.mode == OPEN:
             _log.warning("access is OPEN: whoever reaches this appliance controls it")
             return
@@ -173,6 +178,7 @@ class Access:
         except ConfigError as error:
             raise BadArgumentError(str(error)) from None
         self._hal.flash.write(REVOKED_OBJECT, data)
+        self.grants.drop_revoked(self.authority)
         return {"number": self.authority.number}
 
     def _load(self) -> None:
@@ -190,3 +196,4 @@ class Access:
             except ConfigError as error:  # of an authority from before, or older than what came with the credentials
                 _log.warning("the list of revoked certificates in flash is passed over: %s", error)
         self.credentials, self.authority = credentials, authority
+        self.grants.drop_revoked(authority)  # which the firmware may have died before

@@ -28,7 +28,9 @@ class Identity:
 
     def describe(self) -> dict[str, Any]:
         """Return the map of ANNOUNCE: device, name, address, profile, link, mtu, credits, access and so on."""
-        served = [{key: pipeline[key] for key in ("name", "handle", "digest")} for pipeline in self._hal.pipelines()]
+        served = [
+            {key: pipeline[key] for key in ("name", "handle", "digest", "sealed")} for pipeline in self._hal.pipelines()
+        ]
         counters = {name: count for name, count in self._hal.counters().items() if count and _of_discovery(name)}
         return {**self._constant, "pipelines": served, "counters": counters}
 

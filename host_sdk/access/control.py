@@ -17,7 +17,7 @@ from host_sdk.wire.errors import (
     status_error,
 )
 from host_sdk.wire.exchange.answers import Announced, Event
-from host_sdk.wire.exchange.requester import Request
+from host_sdk.wire.exchange.request import Request
 from host_sdk.wire.header import Header
 from host_sdk.wire.schema import Flag, Opcode, Status
 from host_sdk.wire.secure.certificates import Subject

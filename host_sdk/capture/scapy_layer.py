@@ -25,6 +25,8 @@ from host_sdk.wire.schema import (
     REPLY_BIT,
     REPLY_HEADER,
     REQUEST_HEADER,
+    SEAL,
+    SEAL_TAG_SIZE,
     UDP_PORT,
     VERSION,
     Field,
@@ -58,8 +60,12 @@ def _is_reply(packet: Packet) -> bool:
     return bool(packet.opcode & REPLY_BIT)
 
 
+def _is_sealed(packet: Packet) -> bool:
+    return bool(int(packet.flags) & Flag.SEALED)
+
+
 class NIP(Packet):
-    """One PDU: its header; the fragment is the payload."""
+    """One PDU: its header, its seal if it has one; the payload is the fragment, sealed: its ciphertext and tag."""
 
     name = "NIP"
     fields_desc = [  # noqa: RUF012 - scapy's way of declaring
@@ -74,12 +80,13 @@ class NIP(Packet):
             for field in REPLY_HEADER.fields
             if field.name not in _SHARED
         ),
+        *(ConditionalField(_scapy_field(field), _is_sealed) for field in SEAL.fields),
     ]
 
     def extract_padding(self, remainder: bytes) -> tuple[bytes, bytes]:
         """Cut the fragment off Ethernet's padding."""
         left = self.length - self.fragment_index * self.fragment_size
-        size = max(0, min(self.fragment_size, left))
+        size = max(0, min(self.fragment_size, left)) + (SEAL_TAG_SIZE if _is_sealed(self) else 0)
         return remainder[:size], remainder[size:]
 
     def answers(self, other: Packet) -> bool:

@@ -41,7 +41,7 @@ def discover(
         for entry in found:
             firmware = f"{entry.firmware['version']} ({entry.firmware['digest'][:8]}, epoch {entry.firmware['epoch']})"
             numbers = (str(entry.mtu), str(entry.credits))
-            names = ", ".join(entry.pipelines)
+            names = ", ".join(f"{name} (sealed)" if name in entry.sealed else name for name in entry.pipelines)
             access = "[yellow]open[/yellow]" if entry.access == "open" else "mutual"
             shown.add_row(entry.address, entry.name, entry.profile, entry.link, *numbers, access, firmware, names)
         out.print(shown)
@@ -102,6 +102,7 @@ def _answer(file: Path, answer: Inference | NapuError) -> dict[str, Any]:
         "appliance": answer.appliance,
         "latency_us": answer.latency_us,
         "transmissions": answer.transmissions,
+        "sealed": answer.sealed,
         "stages_us": answer.stages_us,
         "energy_uj_modelled": energy,
         "firmware_epoch": epoch,
@@ -110,12 +111,13 @@ def _answer(file: Path, answer: Inference | NapuError) -> dict[str, Any]:
 
 
 def _print_answers(files: list[Path], answers: list[Inference | NapuError]) -> None:
-    shown = table("FILE", "ANSWER", "APPLIANCE", "LATENCY µs")
+    shown = table("FILE", "ANSWER", "APPLIANCE", "LATENCY µs", "SEALED")
     for file, answer in zip(files, answers, strict=True):
         if isinstance(answer, NapuError):
-            shown.add_row(str(file), f"[red]{answer}", "", "")
+            shown.add_row(str(file), f"[red]{answer}", "", "", "")
             continue
-        shown.add_row(str(file), _summary(answer), answer.appliance, f"{answer.latency_us:.0f}")
+        sealed = "yes" if answer.sealed else "no"
+        shown.add_row(str(file), _summary(answer), answer.appliance, f"{answer.latency_us:.0f}", sealed)
     out.print(shown)
 
 
@@ -167,13 +169,19 @@ def pipelines(
     if as_json:
         print_json({"appliances": {address: [_fields(entry) for entry in found] for address, found in listed.items()}})
         return
-    shown = table("APPLIANCE", "NAME", "HANDLE", "INPUT", "OUTPUTS", "MACS", "BATCH", "BACKEND", "DIGEST")
+    shown = table("APPLIANCE", "NAME", "HANDLE", "INPUT", "OUTPUTS", "MACS", "BATCH", "BACKEND", "SEALED", "DIGEST")
     for address, found in listed.items():
         for entry in found:
             source = entry.input
             takes = f"{source.dtype}{list(source.shape)}" if source else "/".join(entry.formats)
             gives = ", ".join(f"{tensor.name} {tensor.dtype}{list(tensor.shape)}" for tensor in entry.outputs)
-            numbers = (f"{entry.macs:,}", str(entry.max_batch), entry.backend, entry.digest[:12])
+            numbers = (
+                f"{entry.macs:,}",
+                str(entry.max_batch),
+                entry.backend,
+                "yes" if entry.sealed else "no",
+                entry.digest[:12],
+            )
             shown.add_row(address, entry.name, f"{entry.handle:#06x}", takes, gives, *numbers)
     out.print(shown)
 

@@ -231,9 +231,21 @@ class NotAuthenticatedError(StatusError):
 
 
 class NotPermittedError(StatusError):
-    """The caller's role does not allow this operation."""
+    """The caller's role does not allow this operation, or its certificate not this pipeline."""
 
     status = Status.NOT_PERMITTED
+
+
+class NotSealedError(StatusError):
+    """The pipeline takes sealed frames alone."""
+
+    status = Status.NOT_SEALED
+
+
+class UnknownKeyError(StatusError):
+    """The key of a sealed frame is not known."""
+
+    status = Status.UNKNOWN_KEY
 
 
 STATUS_ERRORS: dict[Status, type[StatusError]] = {cls.status: cls for cls in StatusError.__subclasses__()}

@@ -23,6 +23,9 @@ MAX_DETAIL = 512  # bytes of UTF-8 in the body of a reply whose status is not OK
 MIN_MTU = 576  # bytes of PDU that every link must carry; IPv4's own minimum
 MAX_FRAGMENT_SIZE = 0xFFFF  # bytes
 CRC_SIZE = 4
+SEAL_TAG_SIZE = 16
+SEAL_WINDOW = 4096  # sequences that a receiver of sealed frames tells apart; what is behind them counts as replayed
+SEAL_FRAMES = 1 << 31  # sequences that one key may seal in one direction; far below 2^32, where AES-GCM's bounds begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,15 @@ ARRIVED = Layout(
     ),
 )
 
+SEAL = Layout(
+    "seal",
+    (
+        Field("key", 8, "Number of the key that was granted; 1 to 2^63 - 1."),
+        Field("sequence", 8, "Counts the frames of this sender under this key, from 1; at most 2^31."),
+    ),
+)
+SEAL_OVERHEAD = SEAL.size + SEAL_TAG_SIZE  # bytes by which a sealed frame is longer
+
 
 class Opcode(IntEnum):
     """What a message is: a request, its reply (the same number with bit 7 set), or a notice, which has no reply."""
@@ -208,14 +220,17 @@ class Flag(IntFlag, boundary=STRICT):
     TRAILER = 0x0002
     EXTENSION = 0x0004
     ONCE = 0x0008
+    SEALED = 0x0010
 
 
+# Of messages; SEALED is a frame's, and gone when it has been opened.
 KNOWN_FLAGS = int(Flag.CRC | Flag.TRAILER | Flag.EXTENSION | Flag.ONCE)
 FLAG_MEANING = {
     Flag.CRC: "The message ends in a CRC-32C; the reply shall too.",
     Flag.TRAILER: "Request: the reply shall have a trailer. Reply: it has one.",
     Flag.EXTENSION: "The message begins with an extension block.",
     Flag.ONCE: "INFER: executed at most once, and its answer kept. RESULT: it answers such a request.",
+    Flag.SEALED: "Of a frame: a seal follows the header, and the fragment is encrypted (section 15).",
 }
 
 
@@ -245,6 +260,8 @@ class Status(IntEnum):
     NO_SPACE = 67
     NOT_AUTHENTICATED = 80
     NOT_PERMITTED = 81
+    NOT_SEALED = 82
+    UNKNOWN_KEY = 83
 
 
 STATUS_MEANING = {
@@ -270,7 +287,9 @@ STATUS_MEANING = {
     Status.BAD_PIPELINE: "The pipeline package cannot be run on this appliance.",
     Status.NO_SPACE: "Flash or memory is full; remove something first.",
     Status.NOT_AUTHENTICATED: "Nobody has proved who asks: there is no certificate, or it does not count.",
-    Status.NOT_PERMITTED: "Who asks is known, and has not the role that this takes.",
+    Status.NOT_PERMITTED: "Who asks is known, and has not the role that this takes, or not this pipeline.",
+    Status.NOT_SEALED: "The pipeline takes sealed frames alone, and this came in the clear.",
+    Status.UNKNOWN_KEY: "The seal's key is not known here; a hint that nobody vouches for.",
 }
 
 
@@ -292,6 +311,10 @@ class DropReason(IntEnum):
     OUTDATED = 12
     NOT_KNOWN = 13
     OVER_CREDIT = 14
+    BAD_SEAL = 15
+    REPLAYED = 16
+    UNKNOWN_KEY = 17
+    OVER_RATE = 18
 
 
 DROP_MEANING = {
@@ -310,4 +333,8 @@ DROP_MEANING = {
     DropReason.OUTDATED: "A copy of a ONCE request that its session's window has left behind.",
     DropReason.NOT_KNOWN: "A notice about a session or request that is not known.",
     DropReason.OVER_CREDIT: "An INFER over its session's credits, and not among the first of those that came at once.",
+    DropReason.BAD_SEAL: "A sealed frame that was not made with its key, as it is, in this direction.",
+    DropReason.REPLAYED: "A sealed frame whose sequence has been, or is too far behind to tell.",
+    DropReason.UNKNOWN_KEY: "A sealed frame whose key was not granted to its sender, or is not in force any more.",
+    DropReason.OVER_RATE: "An INFER over its tenant's rate, and not among the first of those that came at once.",
 }

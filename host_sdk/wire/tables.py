@@ -32,6 +32,7 @@ from host_sdk.wire.schema import (
     REPLY_BIT,
     REPLY_HEADER,
     REQUEST_HEADER,
+    SEAL,
     STATUS_MEANING,
     TRAILER,
     Field,
@@ -158,6 +159,7 @@ def generated() -> dict[str, str]:
         "extension": layout_table(EXTENSION_BLOCK) + "\n" + layout_table(EXTENSION),
         "opcodes": opcode_table(),
         "notices": notice_table(),
+        "seal": layout_table(SEAL),
         "arrived": layout_table(ARRIVED),
         "slot-states": rules_table(SLOT_RULES, SLOT_STATE_MEANING, SLOT_EVENT_MEANING, SLOT_ACTION_MEANING),
         "request-states": rules_table(

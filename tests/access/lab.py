@@ -17,7 +17,7 @@ from host_sdk.access.control import SecureControl
 from host_sdk.access.identity import Identity
 from host_sdk.wire.errors import status_error
 from host_sdk.wire.exchange.answers import Answers, Event
-from host_sdk.wire.exchange.requester import Request
+from host_sdk.wire.exchange.request import Request
 from host_sdk.wire.roles import Grant, Role
 from host_sdk.wire.schema import Status
 from host_sdk.wire.secure.credentials import Credentials

@@ -34,6 +34,7 @@ TABLE = {
     "health": "vera",
     "stats": "vera",
     "logs": "vera",
+    "grant": "vera",
     "pipeline.install": "oleg",
     "pipeline.remove": "oleg",
     "fw.status": "vera",

@@ -34,6 +34,12 @@ def test_defaults_of_a_tensor_pipeline() -> None:
     manifest = parse_manifest(TENSOR)
     assert (manifest.max_batch, manifest.max_delay_us, manifest.description) == (1, 0, "")
     assert (manifest.input_dtype, manifest.pre, manifest.post) == (None, (), ())
+    assert manifest.sealed is None
+
+
+@pytest.mark.parametrize(("answer", "sealed"), [("true", True), ("false", False)])
+def test_whether_requests_have_to_come_sealed(answer: str, sealed: bool) -> None:
+    assert parse_manifest(f"sealed = {answer}{TENSOR}").sealed is sealed
 
 
 def replaced(old: str, new: str) -> str:
@@ -69,6 +75,7 @@ def replaced(old: str, new: str) -> str:
         (replaced("max_pixels = 4194304", ""), r"max_pixels must be a whole number .*, not None"),
         (replaced("max = 16", "max = 65"), r"\[batch\]: max must be a whole number from 1 to 64, not 65"),
         (replaced("max = 16", "max = true"), r"\[batch\]: max must be a whole number"),
+        (f"sealed = 1\n{SHIPPED}", "sealed must be true or false, not 1"),
         (replaced("max_delay_us = 0", "max_delay_us = -1"), r"\[batch\]: max_delay_us must be a whole number from 0"),
         (replaced("max_delay_us = 0", "max_delay_us = 0\nmin = 1"), r"\[batch\]: unknown: min"),
         (replaced('file = "labels.txt"', 'file = "/etc/passwd"'), r"post stage 4: file must be a text of the form"),

@@ -9,6 +9,7 @@ from scapy.packet import Padding, Raw
 from host_sdk.capture.scapy_layer import NIP, SCAPY_NAMES
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.schema import REPLY_HEADER, REQUEST_HEADER, UDP_PORT, Opcode, Status
+from tests.wire.golden import SEALED_INFER
 
 # version 1, INFER, flags CRC|TRAILER, session, request, length 4, pipeline, priority, credits, fragment, size, deadline
 REQUEST = bytes.fromhex("01 10 0003 00010002 0000000000000007 00000004 0101 09 00 0000 05b8 000f4240") + b"body"
@@ -32,6 +33,16 @@ def test_a_reply_has_a_status_in_place_of_a_deadline() -> None:
     assert (nip.status, nip.retry_after, nip.credits) == (Status.BUSY, 5, 64)
     assert nip.deadline is None
     assert nip.sprintf("%opcode% %status%") == "RESULT BUSY"
+
+
+def test_a_sealed_frame_shows_its_header_its_key_and_its_sequence() -> None:
+    frame = Ether(ETHERNET + SEALED_INFER + b"more")
+    nip = frame[NIP]
+    assert (str(nip.flags), nip.opcode, nip.session, nip.length) == ("CRC+TRAILER+SEALED", Opcode.INFER, 0x9F3A0007, 12)
+    assert (nip.key, nip.sequence) == (0x1122334455667788, 1)
+    assert frame[Raw].load == SEALED_INFER[48:]  # ciphertext and tag
+    assert frame[Padding].load == b"more"
+    assert NIP(REQUEST).key is None
 
 
 def test_over_udp_by_either_port() -> None:

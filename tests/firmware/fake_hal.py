@@ -46,6 +46,29 @@ class FakeRom:
         pass
 
 
+class FakeKeys:
+    """Keys in a dictionary: of each its peer, material, grant, certificate and lifetime."""
+
+    def __init__(self) -> None:
+        self.granted: dict[int, tuple[int, bytes, bytes, str, int]] = {}
+        self.failure: Exception | None = None
+
+    def grant(self, key: int, peer: int, material: bytes, grant: bytes, serial: str, lifetime_ms: int) -> None:
+        if self.failure:
+            raise self.failure
+        self.granted[key] = (peer, material, grant, serial, lifetime_ms)
+
+    def lifetime_ms(self, key: int, peer: int, serial: str) -> int:
+        found = self.granted.get(key)
+        return found[4] if found and (found[0], found[3]) == (peer, serial) else 0
+
+    def holders(self) -> list[str]:
+        return sorted({found[3] for found in self.granted.values()})
+
+    def drop(self, serial: str) -> None:
+        self.granted = {key: found for key, found in self.granted.items() if found[3] != serial}
+
+
 class FakeHal:
     """Passes everything on to the fake hardware."""
 
@@ -53,6 +76,7 @@ class FakeHal:
         self.flash = FakeFlash(capacity)
         self.hardware = FakeHardware()
         self.rom = FakeRom()
+        self.keys = FakeKeys()
         self.failure: Exception | None = None
         self.kicks = 0
         self.celsius = 40.0

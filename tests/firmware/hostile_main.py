@@ -23,7 +23,7 @@ from appliance.board.regmap import (
 )
 from firmware import real_main
 from firmware.bus import BusClient
-from firmware.hal import CommandPort, FlashStore
+from firmware.ports import CommandPort, FlashStore
 from host_sdk.wire.errors import DeviceError
 
 TARGETS: dict[str, str] = {}

@@ -12,6 +12,7 @@ from appliance.board.flash import Flash
 from appliance.clock import VirtualClock
 from appliance.device import Device, DeviceOptions
 from appliance.profile import load_profile
+from host_sdk.wire.links.base import Link
 from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
 from tests.rig.frames import INFER, OPEN, Pdu, decode, message
 
@@ -23,11 +24,20 @@ device_module.try_model = functools.cache(device_module.try_model)  # type: igno
 class Port:
     """A host on the switch that makes its frames by hand."""
 
-    def __init__(self, switch: MemorySwitch, device: Device, clock: VirtualClock, node: MemoryLink) -> None:
+    def __init__(
+        self,
+        switch: MemorySwitch,
+        device: Device,
+        clock: VirtualClock,
+        node: MemoryLink,
+        link: Link | None = None,
+        peer: int | None = None,
+    ) -> None:
         self.switch, self.device, self.clock, self.node = switch, device, clock, node
-        self.link = switch.attach()
-        (opened,) = self.ask([Pdu(OPEN, b"\x81\xadfragment_size\xcd\x05\xbc", 1)])
-        self.session = opened.session
+        self.link = link or switch.attach()
+        self.peer = peer or node.address
+        (self.opened,) = self.ask([Pdu(OPEN, b"\x81\xadfragment_size\xcd\x05\xbc", 1)])
+        self.session = self.opened.session
 
     def send(self, pdus: list[bytes]) -> None:
         buffers = self.link.allocate(len(pdus))
@@ -35,7 +45,7 @@ class Port:
         for index, data in enumerate(pdus):
             start = int(buffers.starts[index])
             buffers.memory[start : start + len(data)] = np.frombuffer(data, np.uint8)
-            buffers.lengths[index], buffers.peers[index] = len(data), self.node.address
+            buffers.lengths[index], buffers.peers[index] = len(data), self.peer
         self.link.send(buffers)
 
     def exchange(self, pdus: list[bytes]) -> list[bytes]:
@@ -60,7 +70,7 @@ class Port:
         return self.device.counters()["fast_answers"]
 
 
-def make_port(directory: Path, *packages: bytes, **limits: int) -> Iterator[Port]:
+def make_port(directory: Path, *packages: bytes, mutual: bool = False, **limits: int) -> Iterator[Port]:
     """Give a device on a virtual clock, without firmware, and a port on its switch."""
     profile = load_profile("napu-s")
     profile = replace(profile, limits=replace(profile.limits, **limits))
@@ -71,7 +81,7 @@ def make_port(directory: Path, *packages: bytes, **limits: int) -> Iterator[Port
         raise OSError("no firmware here")
 
     flash = Flash(directory, 1 << 24)
-    device = Device(profile, node, flash, no_firmware, clock, DeviceOptions(seed=1))  # type: ignore[arg-type]
+    device = Device(profile, node, flash, no_firmware, clock, DeviceOptions(seed=1, mutual=mutual))  # type: ignore[arg-type]
     for package in packages:
         device.load_pipeline(package)
     made = Port(switch, device, clock, node)

@@ -222,3 +222,9 @@ CLOSE = Golden(
 )
 
 GOLDEN = (DISCOVER, OPEN, OPENED, INFER, INFER_FRAGMENTED, RESULT, BUSY, CONTROL, EXTENDED, CLOSE)
+
+# Made by tests/rig/aes_gcm_reference.py from the key material and the frame that the document states.
+SEALED_INFER = bytes.fromhex(
+    "01 10 0013  9f3a0007  0123456789abcdef  0000000c  0101 07 00  0000 05bc  0000c350"
+    "1122334455667788 0000000000000001 20d8715023f4d8b50f27c69a 854a2778f72f05a10a40fd4fd747b58b"
+)

@@ -15,7 +15,7 @@ from host_sdk.wire.links.base import FrameBatch
 from host_sdk.wire.message import Message, decode_message, encode_message, fragment_frames, message_crc
 from host_sdk.wire.schema import CRC_SIZE, ETHERTYPE, HEADER_SIZE, MAX_FRAGMENT_SIZE, DropReason, Flag, Status
 from tests.wire.crc import crc32c
-from tests.wire.golden import DISCOVER, ETHERNET, GOLDEN, INFER_FRAGMENTED, PADDING, Golden
+from tests.wire.golden import DISCOVER, ETHERNET, GOLDEN, INFER_FRAGMENTED, PADDING, SEALED_INFER, Golden
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -54,6 +54,7 @@ def test_bitwise_crc_has_the_published_check_value() -> None:
 def test_the_document_has_the_same_frames() -> None:
     expected = {golden.name: golden.data for golden in GOLDEN}
     expected["The same in an Ethernet frame"] = [bytes.fromhex(ETHERNET) + DISCOVER.data[0] + bytes.fromhex(PADDING)]
+    expected["INFER, sealed"] = [SEALED_INFER]
     assert documented() == expected
 
 

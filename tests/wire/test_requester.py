@@ -19,7 +19,8 @@ from host_sdk.wire.errors import (
 )
 from host_sdk.wire.exchange.answers import Announced, Answers, Event
 from host_sdk.wire.exchange.pace import RequesterLimits
-from host_sdk.wire.exchange.requester import Request, Requester
+from host_sdk.wire.exchange.request import Request
+from host_sdk.wire.exchange.requester import Requester
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.links.base import BROADCAST
 from host_sdk.wire.message import Message, decode_message, encode_message, fragment_frames

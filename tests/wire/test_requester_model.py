@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from host_sdk.wire.exchange.answers import Announced
 from host_sdk.wire.exchange.pace import RequesterLimits
-from host_sdk.wire.exchange.requester import Request, Requester
+from host_sdk.wire.exchange.request import Request
+from host_sdk.wire.exchange.requester import Requester
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.links.base import BROADCAST
 from host_sdk.wire.schema import HEADER_SIZE, Flag, Opcode, Status

@@ -164,7 +164,13 @@ class Opening:
         return now - began if transmissions == 1 else None
 
 
-def path_sizes(link_mtu: int, remembered: int | None) -> tuple[int, ...]:
-    """Return the PDU sizes to try at an appliance: what got through before, or the link's own, then smaller ones."""
+def path_sizes(link_mtu: int, remembered: int | None, overhead: int = 0) -> tuple[int, ...]:
+    """Return the PDU sizes to try at an appliance: what got through before, or the link's own, then smaller ones.
+
+    Args:
+        link_mtu: Bytes of the link's largest PDU.
+        remembered: What got through before; None where nothing has.
+        overhead: Bytes by which the link makes these PDUs longer, beside what its own MTU tells.
+    """
     largest = min(remembered or link_mtu, HEADER_SIZE + MAX_FRAGMENT_SIZE)
-    return (largest, *(size for size in PATH_MTUS if size < largest))
+    return (largest, *(size - overhead for size in PATH_MTUS if size - overhead < largest))

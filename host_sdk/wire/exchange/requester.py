@@ -23,9 +23,10 @@ from host_sdk.wire.exchange.gathering import Gatherings
 from host_sdk.wire.exchange.opening import Opening, path_sizes
 from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip
 from host_sdk.wire.exchange.reassembly import Reassembler
+from host_sdk.wire.exchange.request import Request
 from host_sdk.wire.exchange.window import RequestWindow
 from host_sdk.wire.header import Header, decode_header
-from host_sdk.wire.links.base import FrameBatch
+from host_sdk.wire.links.base import SEALED_PEER, FrameBatch
 from host_sdk.wire.message import (
     Message,
     check_flags,
@@ -42,6 +43,7 @@ from host_sdk.wire.schema import (
     HEADER_SIZE,
     MAX_TENANT,
     MIN_MTU,
+    SEAL_OVERHEAD,
     Flag,
     Opcode,
     Status,
@@ -54,28 +56,6 @@ _NUMBER = slice(8, 16)  # of a header's bytes: the request id, in which alike fr
 _Key = tuple[int, int, bytes, bytes]  # peer, bytes of the PDU, header without its request
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the owner asks for outside sessions.
-
-    Attributes:
-        peer: Peer key of the appliance, or links.base.BROADCAST for a DISCOVER.
-        header: Opcode, CONTROL or DISCOVER, and flags; the rest is filled in.
-        body: The message's body.
-        timeout_ns: Time from submission after which the request fails, or a DISCOVER is over.
-    """
-
-    peer: int
-    header: Header
-    body: bytes = b""
-    timeout_ns: int = 2_000_000_000
-
-    @property
-    def gathers(self) -> bool:
-        """Whether every answer until the timeout counts."""
-        return self.header.opcode == Opcode.DISCOVER
-
-
 @dataclass(slots=True)
 class _Appliance:
     """What is known of one appliance."""
@@ -86,6 +66,7 @@ class _Appliance:
     opening: Opening | None = None
     path_mtu: int | None = None
     resume: int = 0
+    overhead: int = 0  # bytes by which the link makes its frames longer
     kept: bool = False  # its session stays open when the owner leaves
 
 
@@ -187,13 +168,23 @@ class Requester:
         self._appliance(peer).resume = session
 
     def sessions(self) -> list[tuple[int, int]]:
-        """Return peer and number of every session that is open, and keep them open when the owner leaves."""
+        """Return peer and number of every session that is open, and keep them open when the owner leaves.
+
+        Sealed ones are not among them, as nobody else has their keys.
+        """
         found = []
         for peer, appliance in self._appliances.items():
-            if appliance.window.bounds:
+            if appliance.window.bounds and peer < SEALED_PEER:
                 appliance.kept = True
                 found.append((peer, appliance.window.bounds.session))
         return found
+
+    def forget(self, peer: int, error: NapuError) -> None:
+        """Fail all INFER requests to a peer, and forget its session, which is of no more use."""
+        appliance = self._appliances.pop(peer, None)
+        if appliance:
+            appliance.window.lose(error)
+            self._kinds.clear()
 
     def leave(self) -> None:
         """Queue a CLOSE for every open session that is not kept, for an owner that waits for no answer."""
@@ -402,7 +393,8 @@ class Requester:
 
     def _open(self, appliance: _Appliance) -> None:
         if appliance.opening is None:
-            sizes = path_sizes(self._mtu, appliance.path_mtu)
+            link_mtu = self._mtu if appliance.overhead else max(self._mtu, MIN_MTU)  # which every link carries
+            sizes = path_sizes(link_mtu, appliance.path_mtu, appliance.overhead)
             appliance.opening = Opening(sizes, self.limits, self._draw, appliance.resume, self._tenant)
 
     def _take_opened(self, peer: int, header: Header, pdu: bytes, now: int) -> None:
@@ -442,6 +434,7 @@ class Requester:
             outside = Bounds(0, 1, _CONTROLS, _CONTROLS, FIRST_FRAGMENTS, _SMALL)
             control.opened(outside, whole_only=True)
             appliance = self._appliances[peer] = _Appliance(window, control, round_trip)
+            appliance.overhead = SEAL_OVERHEAD if peer >= SEALED_PEER else 0
         return appliance
 
     def _windows(self) -> Iterable[RequestWindow]:

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BROADCAST = 0xFFFF_FFFF_FFFF  # peer key that stands for everybody on the link
+# From here on a peer key stands for a key that frames are sealed with; what links see themselves has 48 bits.
+SEALED_PEER = 1 << 63
 BURST = 256  # frames that a link hands over at most at one call
 
 

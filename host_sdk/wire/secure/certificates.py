@@ -30,11 +30,13 @@ class Subject:
         name: Name of a user, or identity of a device.
         serial: The certificate's number.
         grant: What a user may do; None for a device.
+        not_after: Until when the certificate is valid, in seconds since 1970.
     """
 
     name: str
     serial: int
     grant: Grant | None = None
+    not_after: float = 0.0
 
 
 class Authority:
@@ -103,12 +105,20 @@ class Authority:
             grant = Grant.decode(_unwrap(extension.value))
         except (x509.ExtensionNotFound, ValueError, RemoteProtocolError) as error:
             raise NotAuthenticatedError(f"the certificate of {name} grants nothing: {error}") from None
-        return Subject(name, certificate.serial_number, grant)
+        return Subject(name, certificate.serial_number, grant, self._end(certificate))
 
     def device(self, certificate: x509.Certificate, now_s: float) -> Subject:
         """Return the device that a certificate is about; arguments and errors as for :meth:`user`."""
         name = self._check(certificate, now_s, ExtendedKeyUsageOID.SERVER_AUTH, "device")
-        return Subject(name, certificate.serial_number)
+        return Subject(name, certificate.serial_number, not_after=self._end(certificate))
+
+    def is_revoked(self, serial: int) -> bool:
+        """Return whether a certificate is on the list of revoked ones."""
+        return serial in self._revoked
+
+    def _end(self, certificate: x509.Certificate) -> float:
+        """Return until when a certificate, and the authority's, are valid."""
+        return min(each.not_valid_after_utc for each in (certificate, self.certificate)).timestamp()
 
     def _check(self, certificate: x509.Certificate, now_s: float, usage: x509.ObjectIdentifier, kind: str) -> str:
         """Check everything but the grant; return the name."""

@@ -68,7 +68,7 @@ class FakeHardware:
         handle = len(self.loads)
         description: dict[str, object] = {
             "name": name, "handle": handle, "digest": digest, "model_sha256": model, "input": {"bytes": 4},
-            "outputs": []
+            "outputs": [], "sealed": False
         }  # fmt: skip
         self.served[name] = description
         return description
