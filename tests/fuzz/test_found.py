@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import msgpack
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.secure.credentials import Credentials
@@ -28,3 +31,15 @@ def test_a_key_of_an_algorithm_that_nobody_knows() -> None:
     pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.b64encode(der) + b"\n-----END PRIVATE KEY-----\n"
     with pytest.raises(ConfigError, match="certificate and key cannot be used: .*1.2.3.4"):
         replace(known()["napu1"], key=pem).context(server=True)
+
+
+def test_an_authority_whose_name_is_no_text() -> None:
+    """Names are read when they are asked for, and not with the certificate."""
+    whole = known()["napu1"]
+    certificate = x509.load_pem_x509_certificate(whole.authority)
+    name = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value.encode()
+    issuer, between, rest = certificate.public_bytes(Encoding.DER).split(name)
+    der = issuer + name + between + b"\xff" + name[1:] + rest
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(ConfigError, match="not of this authority"):
+        replace(whole, authority=pem).trust()

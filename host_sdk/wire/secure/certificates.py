@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from host_sdk.wire.errors import ConfigError, NotAuthenticatedError, RemoteProtocolError
@@ -70,12 +70,13 @@ class Authority:
             ConfigError: It is none, not this authority's, or older than the one in force.
         """
         found = _read_list(data)
-        # A public key that cannot have signed this, of another kind, is a TypeError.
+        # A public key that cannot have signed this, of another kind, is a TypeError; names are not read before.
         try:
-            ours = found.is_signature_valid(self.certificate.public_key())  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+            key, name = self.certificate.public_key(), self.certificate.subject
+            ours = found.is_signature_valid(key) and found.issuer == name  # type: ignore[arg-type]
+        except (TypeError, ValueError, UnsupportedAlgorithm):
             ours = False
-        if not ours or found.issuer != self.certificate.subject:
+        if not ours:
             raise ConfigError("the list of revoked certificates is not of this authority")
         try:
             number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
