@@ -9,8 +9,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from host_sdk.wire.errors import ConfigError
+from host_sdk.wire.errors import BadArgumentError, ConfigError
 from host_sdk.wire.secure.credentials import Credentials
+from tests.access.lab import Appliance, Time
 from tests.fuzz.control import known
 
 
@@ -42,4 +43,25 @@ def test_an_authority_whose_name_is_no_text() -> None:
     der = issuer + name + between + b"\xff" + name[1:] + rest
     pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
     with pytest.raises(ConfigError, match="not of this authority"):
+        replace(whole, authority=pem).trust()
+
+
+def test_a_list_or_a_certificate_of_a_version_that_there_is_not() -> None:
+    """An administrator's list was an internal error, and one in flash ended the firmware at every boot."""
+    whole = known()["napu1"]
+    revoked = x509.load_pem_x509_crl(whole.revoked).public_bytes(Encoding.DER)
+    authority = x509.load_pem_x509_certificate(whole.authority).public_bytes(Encoding.DER)
+    version = b"\x02\x01\x01"
+    strange = revoked.replace(version, b"\x02\x01\x41", 1)
+    with pytest.raises(ConfigError, match="cannot be read: 65 is not a valid CRL version"):
+        replace(whole, revoked=strange).trust()
+    appliance = Appliance(whole, Time())
+    with pytest.raises(BadArgumentError, match="cannot be read"):
+        appliance.services.access.revoke(strange)
+    appliance.hal.flash.objects["access/revoked"] = strange
+    appliance.boot()
+    assert appliance.gate.responder is not None
+    der = authority.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x41", 1)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(ConfigError, match="cannot be read"):
         replace(whole, authority=pem).trust()
