@@ -34,16 +34,27 @@ def test_a_key_of_an_algorithm_that_nobody_knows() -> None:
         replace(known()["napu1"], key=pem).context(server=True)
 
 
-def test_an_authority_whose_name_is_no_text() -> None:
-    """Names are read when they are asked for, and not with the certificate."""
-    whole = known()["napu1"]
-    certificate = x509.load_pem_x509_certificate(whole.authority)
+def misnamed(pem: bytes) -> bytes:
+    """Return a certificate whose subject's name is no text any more."""
+    certificate = x509.load_pem_x509_certificate(pem)
     name = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value.encode()
-    issuer, between, rest = certificate.public_bytes(Encoding.DER).split(name)
-    der = issuer + name + between + b"\xff" + name[1:] + rest
-    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    before, found, behind = certificate.public_bytes(Encoding.DER).rpartition(name)
+    assert found
+    der = before + b"\xff" + name[1:] + behind
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+
+
+def test_a_certificate_whose_name_is_no_text() -> None:
+    """Names are read when they are asked for, and not with the certificate; and by OpenSSL, with errors of its own."""
+    whole = known()["napu1"]
     with pytest.raises(ConfigError, match="not of this authority"):
-        replace(whole, authority=pem).trust()
+        replace(whole, authority=misnamed(whole.authority)).trust()
+    for wrong in (
+        replace(whole, certificate=misnamed(whole.certificate)),
+        replace(whole, authority=misnamed(whole.authority)),
+    ):
+        with pytest.raises(ConfigError, match="certificate and key cannot be used"):
+            wrong.context(server=True)
 
 
 def test_a_list_or_a_certificate_of_a_version_that_there_is_not() -> None:

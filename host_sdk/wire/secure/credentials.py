@@ -8,6 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
+from OpenSSL.crypto import Error as CryptoError
 
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.secure.certificates import UNREADABLE, Authority
@@ -95,7 +96,7 @@ class Credentials:
             store = context.get_cert_store()
             if store is not None:
                 store.add_cert(X509.from_cryptography(x509.load_pem_x509_certificate(self.authority)))
-        except (SSL.Error, *UNREADABLE) as error:
+        except (SSL.Error, CryptoError, *UNREADABLE) as error:
             raise ConfigError(f"certificate and key cannot be used: {error}") from None
         return context
 
