@@ -18,13 +18,14 @@ from host_sdk.wire.schema import MAX_DETAIL, Status
 from host_sdk.wire.secure.channel import Channel
 from host_sdk.wire.secure.credentials import Credentials
 from tests.access.lab import PEER, AccessLab, Appliance, Time
+from tests.appliance.board.fake_hardware import FakeHardware
 from tests.firmware.fake_hal import FakeHal
 
 SECOND = 1_000_000_000
 LENGTH = struct.Struct(">I")
 
 
-class Hardware(FakeHal):
+class Hardware(FakeHardware):
     """Takes any package that has the shape of one, as what it holds is not what is fuzzed here."""
 
     def load_pipeline(self, package: bytes) -> dict[str, object]:
@@ -33,8 +34,10 @@ class Hardware(FakeHal):
 
 def plain(body: bytes) -> None:
     """The body of a CONTROL message where access is open."""
-    hal = cast("Hal", Hardware())
-    cast("Hardware", hal).flash.objects["board/access"] = OPEN.encode()
+    fake = FakeHal()
+    fake.hardware = Hardware()
+    fake.flash.objects["board/access"] = OPEN.encode()
+    hal = cast("Hal", fake)
     ticks = count(0, SECOND)
     services = Services.on(hal, "ab" * 32, lambda: next(ticks))
     answered(*OpenGate(Control(services)).handle(PEER, body))
@@ -92,6 +95,7 @@ class Session:
 
     def __init__(self) -> None:
         self.appliance = Appliance(known()["napu1"], Time())
+        self.appliance.hal.hardware = Hardware()
         self.client = client_end()
         self._sent = 0
         self.client.feed(b"")

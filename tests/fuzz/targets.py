@@ -173,9 +173,8 @@ def arrived(data: bytes) -> None:
     except FrameError:
         return
     assert found.encode()[4:] == data[2:][4:]  # opcode and what is reserved before
-    have = found.have(fragments)
-    assert have.shape == (fragments,)
-    assert np.array_equal(found.among(np.arange(fragments)), have)
+    # Not among(): the fuzzer keeps for ever what a comparison of arrays gives.
+    assert found.have(fragments).shape == (fragments,)
 
 
 def package(data: bytes) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from host_sdk.wire.errors import ConfigError, NotAuthenticatedError, RemoteProtocolError
@@ -18,6 +18,11 @@ from host_sdk.wire.roles import NAME, Grant
 # Below 2.25 stand UUIDs, which need no registration (ITU-T X.667).
 GRANT_OID = x509.ObjectIdentifier("2.25.176624569931862715264598119513361278633")
 MAX_LIST = 256 * 1024  # bytes of a list of revoked certificates
+# What the library raises of a certificate, list or key that it cannot read, at once or when a part is asked for.
+UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
 _OCTET_STRING = 0x04
 _SHORT = 0x80
 
@@ -53,7 +58,7 @@ class Authority:
     def __init__(self, certificate: bytes, revoked: bytes = b"") -> None:
         try:
             self.certificate = x509.load_pem_x509_certificate(certificate)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise ConfigError(f"the authority's certificate cannot be read: {error}") from None
         self._number = -1
         self._revoked: frozenset[int] = frozenset()
@@ -72,16 +77,17 @@ class Authority:
             ConfigError: It is none, not this authority's, or older than the one in force.
         """
         found = _read_list(data)
-        # A public key that cannot have signed this, of another kind, is a TypeError.
+        # A public key that cannot have signed this, of another kind, is a TypeError; names are not read before.
         try:
-            ours = found.is_signature_valid(self.certificate.public_key())  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+            key, name = self.certificate.public_key(), self.certificate.subject
+            ours = found.is_signature_valid(key) and found.issuer == name  # type: ignore[arg-type]
+        except UNREADABLE:
             ours = False
-        if not ours or found.issuer != self.certificate.subject:
+        if not ours:
             raise ConfigError("the list of revoked certificates is not of this authority")
         try:
             number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        except (x509.ExtensionNotFound, ValueError):
+        except (x509.ExtensionNotFound, *UNREADABLE):
             raise ConfigError("the list of revoked certificates has no number") from None
         if number < self._number:
             raise ConfigError(f"the list of revoked certificates is number {number}; number {self._number} is in force")
@@ -103,7 +109,7 @@ class Authority:
             if not isinstance(extension, x509.UnrecognizedExtension):
                 raise RemoteProtocolError("the grant is of another kind")
             grant = Grant.decode(_unwrap(extension.value))
-        except (x509.ExtensionNotFound, ValueError, RemoteProtocolError) as error:
+        except (x509.ExtensionNotFound, RemoteProtocolError, *UNREADABLE) as error:
             raise NotAuthenticatedError(f"the certificate of {name} grants nothing: {error}") from None
         return Subject(name, certificate.serial_number, grant, self._end(certificate))
 
@@ -124,7 +130,7 @@ class Authority:
         """Check everything but the grant; return the name."""
         try:
             certificate.verify_directly_issued_by(self.certificate)
-        except (ValueError, TypeError, InvalidSignature):
+        except (InvalidSignature, *UNREADABLE):
             raise NotAuthenticatedError("the certificate is of another authority") from None
         # What follows was signed by the authority, so its words can be repeated.
         name = _common_name(certificate)
@@ -138,7 +144,7 @@ class Authority:
             raise NotAuthenticatedError(f"the certificate of {name} is revoked")
         try:
             usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        except (x509.ExtensionNotFound, ValueError):
+        except (x509.ExtensionNotFound, *UNREADABLE):
             usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
         if list(usages) != [usage]:
             raise NotAuthenticatedError(f"the certificate of {name} is not that of a {kind}")
@@ -182,5 +188,5 @@ def _read_list(data: bytes) -> x509.CertificateRevocationList:
         if data.startswith(b"-----BEGIN"):
             return x509.load_pem_x509_crl(data)
         return x509.load_der_x509_crl(data)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ConfigError(f"the list of revoked certificates cannot be read: {error}") from None

@@ -5,14 +5,14 @@ from typing import Any
 
 import msgpack
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
+from OpenSSL.crypto import Error as CryptoError
 
 from host_sdk.wire.errors import ConfigError
-from host_sdk.wire.secure.certificates import Authority
+from host_sdk.wire.secure.certificates import UNREADABLE, Authority
 
 _Codes = SSL.X509VerificationCodes
 _TIMES = (_Codes.ERR_CERT_NOT_YET_VALID, _Codes.ERR_CERT_HAS_EXPIRED)
@@ -83,7 +83,7 @@ class Credentials:
         """
         try:
             return x509.load_pem_x509_certificate(self.certificate)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise ConfigError(f"the certificate cannot be read: {error}") from None
 
     def context(self, *, server: bool) -> SSL.Context:
@@ -108,7 +108,7 @@ class Credentials:
             store = context.get_cert_store()
             if store is not None:
                 store.add_cert(X509.from_cryptography(x509.load_pem_x509_certificate(self.authority)))
-        except (SSL.Error, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except (SSL.Error, CryptoError, *UNREADABLE) as error:
             raise ConfigError(f"certificate and key cannot be used: {error}") from None
         return context
 
