@@ -16,6 +16,7 @@ from firmware.hal import Hal, Letter
 from firmware.services.access import NOBODY, OPEN, Access
 from firmware.services.discovery import beacon, reply
 from firmware.services.logs import start_logging
+from firmware.services.seals import SealWatch
 from firmware.services.throttle import Throttle
 from firmware.version import VERSION
 from host_sdk.wire.errors import ClosedError, DeviceError
@@ -45,6 +46,7 @@ class Firmware:
         self._hal = hal
         self._services = Services.on(hal, digest, clock)
         self._throttle = Throttle(hal)
+        self._seals = SealWatch(hal) if self._services.access.mode != OPEN else None
         self._control = Control(self._services)
         self._gate = _make_gate(self._control, self._services.access, clock, wall)
         self._answers: OrderedDict[tuple[int, int], tuple[Status, bytes]] = OrderedDict()  # by peer and request
@@ -101,6 +103,8 @@ class Firmware:
             self._turn_at = now + _TURN_NS
             self._hal.kick_watchdog()
             self._throttle.update()
+            if self._seals:
+                self._seals.update()
 
     def _work(self) -> None:
         while not self._stopping:

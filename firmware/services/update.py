@@ -8,6 +8,8 @@ from firmware.hal import Hal
 from host_sdk.wire.errors import BadArgumentError
 
 _log = logging.getLogger(__name__)
+_audit_log = logging.getLogger("audit")
+_MAX_SENTENCE = 300
 CONFIRM_OBJECT = "update/host-confirms"  # digest of an image that does not confirm itself
 HOST, SELF = "host", "self"
 
@@ -48,7 +50,11 @@ class Updates:
 
     def finish(self) -> dict[str, Any]:
         """Verify the image that was written."""
-        self._rom.finish()
+        try:
+            self._rom.finish()
+        except BadArgumentError as error:
+            _audit_log.warning("refused an image: %r", error.detail[:_MAX_SENTENCE])
+            raise
         _log.info("the image is whole and verified")
         return {}
 

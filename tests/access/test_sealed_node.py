@@ -30,7 +30,7 @@ from host_sdk.wire.links.faulty import FaultyLink
 from host_sdk.wire.links.packet import PacketLink
 from host_sdk.wire.links.udp import UdpLink
 from host_sdk.wire.roles import Grant, Role
-from tests.rig.frames import INFER, REPLY, Pdu
+from tests.rig.frames import INFER, REPLY, Pdu, Wire, message, next_request
 from tests.rig.netns import Namespace, bridge, veth
 from tests.rig.nodes import ROOT, NodeProcess, node_process, within
 from tests.rig.packages import held_out, pack, tensor_manifest, tensor_package
@@ -41,6 +41,7 @@ LONG = 20_000  # floats: some 57 frames each way
 TIMEOUT = Timeout(request=30, control=30)
 LABELS, JPEGS = zip(*held_out()[:60], strict=True)
 UNKNOWN_KEY = 83
+SEALED = 0x10
 
 
 @pytest.fixture(scope="module")
@@ -341,3 +342,22 @@ def test_sealed_inference_over_ethernet(ca: LabCa, tmp_path: Path, mtu: int) -> 
                     napu.infer_many("long", [np.full((1, LONG), 3, "<f4")] * 5, options=InferOptions(once=True))
                 )
                 assert all(isinstance(each, Inference) and each.sealed for each in answers)
+
+
+def test_frames_that_are_refused_are_told_in_the_audit(node: NodeProcess, ca: LabCa) -> None:
+    forged = bytearray(message(Pdu(INFER, bytes(4), next_request()))[0])
+    forged[3] |= SEALED
+    forged[32:32] = (77).to_bytes(8, "big") + bytes(8)  # a key that nobody was granted
+    with Wire(node.host_port) as wire:
+        wire.send(bytes(forged) + bytes(16))
+    with client(node, identity(ca, "vera")) as napu:
+
+        def told() -> bool:
+            lines: list[dict[str, object]] = []
+            answer = napu.control("logs")
+            while answer["lines"]:
+                lines += answer["lines"]
+                answer = napu.control("logs", after=answer["next"])
+            return any("audit: refused frames of inference" in str(line["text"]) for line in lines)
+
+        assert within(10, told)

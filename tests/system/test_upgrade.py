@@ -170,6 +170,8 @@ def test_chunks_of_two_images_are_refused_and_nothing_changes(ask: Callable[...,
         ask(0, "fw.chunk", offset=offset, data=mixed[offset : offset + (1 << 16)])
     with pytest.raises(BadArgumentError, match="does not hold the image"):
         ask(0, "fw.finish")
+    texts = [line["text"] for line in ask(0, "logs")["lines"]]
+    assert any("audit: refused an image: 'the slot does not hold the image" in text for text in texts)
     with pytest.raises(BadArgumentError, match="no slot holds|bad"):
         ask(0, "fw.activate", digest=one.digest)
     after = upgrade(ask).status()
