@@ -28,7 +28,7 @@ from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import BROADCAST
 from host_sdk.wire.message import Message
 from host_sdk.wire.schema import Flag, Opcode, Status
-from tests.appliance.board.fake_hardware import FakeHardware, package
+from tests.appliance.board.fake_hardware import FakeHardware, FakeSlots, package
 
 PEER = 0x02_00_00_00_00_07
 WAIT_S = 20
@@ -47,6 +47,7 @@ class Node:
         self.mailbox = Mailbox(depth)
         self.hardware = hardware or FakeHardware()
         self.board = Board(self.flash, self.mailbox, self.hardware, self._launch, WallClock())
+        self.board.attach(FakeSlots())
         self._request = 0
 
     def _launch(self, bus_fd: int, irq_fd: int, epoch: int) -> subprocess.Popen[bytes]:

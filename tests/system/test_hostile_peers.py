@@ -133,8 +133,12 @@ def test_flood_of_discover(bench: Bench) -> None:
         after[name] - before[name] for name in ("frames_discovery_rate", "frames_mailbox_full", "discoveries")
     )
     assert after["frames_discovery_rate"] - before["frames_discovery_rate"] > 300
-    assert DISCOVERY_PER_S // 2 <= len(answers) <= 3 * DISCOVERY_PER_S
     assert refused <= 500
+    taken = after["discoveries"] - before["discoveries"]
+    assert DISCOVERY_PER_S // 2 <= taken <= 3 * DISCOVERY_PER_S
+    while len(answers) < taken:  # the firmware may be slow, but forgets none
+        answers.append(bench.wire.receive(20))
+    assert len(answers) == taken
 
 
 def test_flood_of_open(bench: Bench) -> None:

@@ -1,11 +1,13 @@
 """Hardware without a dataplane, for tests of the board and of the firmware."""
 
 import hashlib
+from typing import NoReturn
 
 import msgpack
 
 from appliance.board.sensors import ThermalModel
-from host_sdk.wire.errors import ConfigError
+from firmware.version import VERSION
+from host_sdk.wire.errors import ConfigError, DeviceError
 
 
 def package(name: str, size: int = 10) -> bytes:
@@ -78,3 +80,26 @@ class FakeHardware:
 
     def pipelines(self) -> list[dict[str, object]]:
         return list(self.served.values())
+
+
+class FakeSlots:
+    """A boot ROM that has booted a confirmed image, and refuses everything else."""
+
+    remark = ""
+    deadline_ns = None
+    trial_ms = 0
+
+    def expire(self) -> str:
+        return ""
+
+    def status(self) -> dict[str, object]:
+        booted = {"slot": "A", "version": VERSION, "state": "confirmed", "reason": "CONFIRMED", "detail": ""}
+        return {**booted, "trial_ms": 0, "active": "A", "slots": {}}
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise DeviceError("this board has no slots")
+
+    begin = write = finish = activate = roll_back = _refuse
+
+    def confirm(self) -> None:
+        pass
