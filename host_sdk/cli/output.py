@@ -17,6 +17,7 @@ from host_sdk.client import NapuClient
 from host_sdk.lab.lab import Lab
 from host_sdk.operations import Timeout
 from host_sdk.wire.errors import ConfigError, NapuError, NapuTimeoutError
+from host_sdk.wire.links.packet import PacketLink
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -85,6 +86,12 @@ def client(
     directory = identity or os.environ.get(IDENTITY)
     who = Identity.load(directory) if directory else None
     with NapuClient(place, target, timeout=Timeout(request=timeout, control=timeout), identity=who) as opened:
+        if isinstance(opened.link, PacketLink) and opened.link.behind_xdp:
+            err.print(
+                "an XDP program runs on this interface; if it is that of another napu client, it takes all answers: "
+                "end that client, or have it use --link packet:IFACE",
+                style="yellow",
+            )
         yield opened
 
 

@@ -21,6 +21,13 @@ _ARPHRD_ETHER = 1
 _IFREQ = struct.Struct("16s24s")
 _RTMGRP_LINK = 1
 _NOTICE_SIZE = 16384
+# Of rtnetlink: a request for one link, and where in its answer it says whether an XDP program is attached.
+_RTM_GETLINK, _NLM_REQUEST = 18, 1
+_LINK_REQUEST = struct.Struct("=IHHIIBxHiII")
+_ATTRIBUTE = struct.Struct("=HH")
+_ATTRIBUTES_AT = 32  # after the headers of the answer
+_IFLA_XDP, _IFLA_XDP_ATTACHED = 43, 2
+_NESTED = 0x8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,35 @@ def find_interface(name: str) -> Interface:
     if not interface.up:
         raise InterfaceError(_down(name))
     return interface
+
+
+def has_xdp_program(index: int) -> bool:
+    """Return whether an interface has an XDP program, which may take frames before sockets see them.
+
+    False too where the kernel does not say.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.settimeout(1.0)
+        netlink.send(_LINK_REQUEST.pack(_LINK_REQUEST.size, _RTM_GETLINK, _NLM_REQUEST, 1, 0, 0, 0, index, 0, 0))
+        try:
+            answer = netlink.recv(_NOTICE_SIZE)
+        except OSError:
+            return False
+    xdp = _attribute(answer[_ATTRIBUTES_AT:], _IFLA_XDP)
+    return any(_attribute(xdp, _IFLA_XDP_ATTACHED))
+
+
+def _attribute(data: bytes, wanted: int) -> bytes:
+    """Return the value of one of a row of attributes; empty where it is not there."""
+    at = 0
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < _ATTRIBUTE.size:
+            break
+        if kind & ~_NESTED == wanted:
+            return data[at + _ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3
+    return b""
 
 
 def _down(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from host_sdk.wire.errors import LinkPrivilegeError
 from host_sdk.wire.links.base import EMPTY, FrameBatch, LinkStatistics
 from host_sdk.wire.links.ethernet import EthernetLink, open_interface
-from host_sdk.wire.links.interface import Interface, InterfaceWatch
+from host_sdk.wire.links.interface import Interface, InterfaceWatch, has_xdp_program
 from host_sdk.wire.links.mmsg import MessageSocket, count_drops, enlarge_buffers, receive_capacity
 from host_sdk.wire.schema import ETHERTYPE
 
@@ -46,6 +46,10 @@ class PacketLink(EthernetLink):
         interface: Name of an Ethernet interface that is up.
         ethertype: The frames' EtherType.
 
+    Attributes:
+        behind_xdp: Whether the interface had an XDP program when the link was opened. One of an xdp link takes all
+            frames of its EtherType, and this link sees none of them.
+
     Raises:
         InterfaceError: The interface is missing, down, or not Ethernet.
         LinkPrivilegeError: CAP_NET_RAW is missing.
@@ -63,6 +67,7 @@ class PacketLink(EthernetLink):
             super().__init__(facts, watch, self._socket.fileno())
             self._messages = MessageSocket(self._socket, _ADDRESS, facts.mtu, _FATAL)
             opened.pop_all()
+        self.behind_xdp = has_xdp_program(facts.index)
         addresses = self._messages.tx.addresses
         addresses["family"] = socket.AF_PACKET
         addresses["protocol"] = ethertype
