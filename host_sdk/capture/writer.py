@@ -1,5 +1,6 @@
 """What captures are written to: one pcapng file, or a ring of them, that says what it lost."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Target:
         files: Files of a ring, of which the oldest makes room for the next; 1 is no ring.
         file_bytes: Bytes that a file may have; 0 is no bound, and there is no ring without.
         snap: Bytes that are kept of a frame; 0 keeps all.
+        private: Whether nobody but its owner can read a file.
 
     Raises:
         ConfigError: A ring without a bound, a bound that is too small, a negative number.
@@ -37,6 +39,7 @@ class Target:
     files: int = 1
     file_bytes: int = 0
     snap: int = 0
+    private: bool = False
 
     def __post_init__(self) -> None:
         if self.files < 1 or self.snap < 0:
@@ -95,11 +98,8 @@ class CaptureWriter:
         time_ns: Callable[[], int],
     ) -> None:
         self._target, self._interfaces, self._time_ns = target, interfaces, time_ns
-        self._metadata = metadata_block(metadata) if metadata else b""
-        self._tail_size = len(self._metadata) + len(interfaces) * _STATISTICS_SIZE
         self._head = file_head(interfaces)
-        if target.file_bytes and len(self._head) + self._tail_size > target.file_bytes // 2:
-            raise CaptureError(f"files of {target.file_bytes} bytes are too small for what they say of the lab")
+        self.describe(metadata)
         self._started = time_ns()
         self.counts = [Counts() for _ in interfaces]
         self._lost = [0] * len(interfaces)
@@ -108,6 +108,18 @@ class CaptureWriter:
         self._number = 0
         self._file: BinaryIO | None = None
         self._begin()
+
+    def describe(self, metadata: Mapping[str, Any]) -> None:
+        """Say, in place of what was said before, what is kept about lab and nodes.
+
+        Raises:
+            CaptureError: It is too long.
+        """
+        made = metadata_block(metadata) if metadata else b""
+        tail_size = len(made) + len(self._interfaces) * _STATISTICS_SIZE
+        if self._target.file_bytes and len(self._head) + tail_size > self._target.file_bytes // 2:
+            raise CaptureError(f"files of {self._target.file_bytes} bytes are too small for what they say of the lab")
+        self._metadata, self._tail_size = made, tail_size
 
     def write(
         self,
@@ -190,7 +202,8 @@ class CaptureWriter:
             if len(self.paths) == target.files:
                 self.paths.popleft().unlink(missing_ok=True)
         try:
-            self._file = path.open("wb")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self._file = os.fdopen(os.open(path, flags, 0o600 if target.private else 0o666), "wb")
             self._file.write(self._head)
         except OSError as error:
             raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
