@@ -65,7 +65,8 @@ class _Open:
     request: _Course = field(default_factory=_Course)
     answer: _Course = field(default_factory=_Course)
     why: Cause = Cause.TIMEOUT  # for which it would be sent again now
-    asked_ns: int = 0  # when the requester last sent anything
+    asks: int = 0  # frames of the requester that want an answer
+    replies: int = 0  # to them
     cancelled: bool = False
 
 
@@ -138,8 +139,10 @@ class Analysis:
             self._requesters_notice(entry, seen)
             return
         self._describe(entry.history, seen)
+        entry.asks += seen.fragment == seen.fragments - 1
+        if seen.damaged:
+            self._note(entry.history, Event(seen.time_ns, Kind.DAMAGED))
         self._fragment(entry, entry.request, seen)
-        entry.asked_ns = seen.time_ns
 
     def _follow(self, key: Key, seen: Sighting) -> _Open:
         history = RequestHistory(
@@ -192,7 +195,7 @@ class Analysis:
             self._note(entry.history, Event(seen.time_ns, Kind.CANCEL))
         elif seen.opcode == Opcode.RESEND:
             self._told(entry.answer, seen)
-            entry.asked_ns = seen.time_ns
+            entry.asks += 1
             self._note(entry.history, Event(seen.time_ns, Kind.RESEND))
 
     @staticmethod
@@ -232,6 +235,8 @@ class Analysis:
         kind = _NOTICES.get(Opcode(seen.opcode)) if seen.opcode in _KNOWN else None
         if kind is None:
             return
+        if kind is not Kind.GRANT:
+            entry.replies += 1
         if kind is Kind.GRANT:
             self._told(entry.request, seen)
         elif kind is Kind.WORKING:
@@ -244,6 +249,10 @@ class Analysis:
     def _answer(self, entry: _Open, seen: Sighting) -> None:
         """Take a fragment of an answer."""
         history, course, now = entry.history, entry.answer, seen.time_ns
+        entry.replies += seen.fragment == seen.fragments - 1
+        if seen.damaged:
+            self._note(history, Event(now, Kind.ANSWER_DAMAGED))
+            return
         if history.responder != seen.source:  # of several that were asked by a broadcast
             self._answered(entry, seen)
             return
@@ -252,7 +261,7 @@ class Analysis:
         if before is not None:
             if course.missed(seen.fragment) and course.told_at > before:
                 self._note(history, Event(now, Kind.ANSWER_LOST, where, now - before, Cause.MISSING))
-            elif entry.asked_ns <= before:
+            elif entry.replies > entry.asks:
                 self._note(history, Event(now, Kind.ANSWER_DUPLICATED, where, now - before))
             elif seen.fragments == 1 or seen.fragment == seen.fragments - 1:
                 self._note(history, Event(now, Kind.ANSWERED_AGAIN, None, now - before, status=seen.status))

@@ -11,7 +11,6 @@ from host_sdk.capture.frames import format_peer
 from host_sdk.capture.sightings import Sighting
 from host_sdk.wire.errors import FrameError
 from host_sdk.wire.exchange.arrived import Arrived
-from host_sdk.wire.header import Header
 from host_sdk.wire.message import Message, Trailer, decode_message
 from host_sdk.wire.schema import REPLY_BIT, RETRY_AFTER_UNIT_US, STAGES, Flag, Opcode, Status, is_notice
 
@@ -101,15 +100,8 @@ def flag_names(flags: int) -> list[str]:
 
 def describe_message(seen: Sighting, payload: bytes) -> dict[str, Any]:
     """Return what a whole message says as plain data; ``error`` where it is damaged."""
-    header = Header(
-        *(seen.opcode, seen.request, seen.flags, seen.session, seen.length, seen.pipeline, seen.priority),
-        *(seen.credits, seen.fragment, seen.fragment_size),
-        deadline=0 if seen.is_reply else seen.deadline,
-        status=seen.status if seen.is_reply else 0,
-        retry_after=seen.retry_after if seen.is_reply else 0,
-    )
     try:
-        message = decode_message(header, payload)
+        message = decode_message(seen.header, payload)
     except FrameError as error:
         return {"error": str(error)}
     found: dict[str, Any] = {"bytes": len(message.body)}

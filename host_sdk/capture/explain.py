@@ -24,6 +24,8 @@ WEIGHTS = {
     Kind.ANSWER_LOST: 3,
     Kind.UNKNOWN: 3,
     Kind.CANCEL: 3,
+    Kind.DAMAGED: 3,
+    Kind.ANSWER_DAMAGED: 3,
     Kind.PAUSED: 2,
     Kind.ANSWERED_AGAIN: 2,
     Kind.REORDERED: 1,
@@ -31,6 +33,11 @@ WEIGHTS = {
     Kind.ANSWER_DUPLICATED: 1,
     Kind.WORKING: 1,
 }
+# Told of by their number.
+_SUMMED = (
+    *(Kind.RETRANSMITTED, Kind.PAUSED, Kind.DUPLICATED, Kind.ANSWER_DUPLICATED, Kind.WORKING),
+    *(Kind.ANSWERED_AGAIN, Kind.DAMAGED, Kind.ANSWER_DAMAGED),
+)
 _UNANSWERED, _REFUSED = 100, 10
 _OUTCOMES = ("answered", "refused", "unanswered", "cancelled", "incomplete")
 
@@ -90,6 +97,8 @@ def describe_event(event: Event) -> str:
         Kind.UNKNOWN: "UNKNOWN: the responder does not know it any more",
         Kind.RESEND: "RESEND: the requester asked for the rest of its answer",
         Kind.CANCEL: "CANCEL: the requester gave it up",
+        Kind.DAMAGED: "passed with a wrong CRC: damaged before this point",
+        Kind.ANSWER_DAMAGED: "an answer passed with a wrong CRC, which nobody takes: damaged before this point",
         Kind.BEGAN: "its batch began",
         Kind.ANSWER_FRAGMENT_LATE: f"answer{where} passed only when the requester missed it: lost before this point "
         "(inferred)",
@@ -110,18 +119,16 @@ def reasons(history: RequestHistory, *, dla_tapped: bool) -> list[str]:
         history: The request's.
         dla_tapped: Whether the capture would show that its batch began.
     """
-    found: list[str] = []
     counts = history.counts
-    for event in history.events:
-        if event.kind in (Kind.PAUSED, Kind.DUPLICATED, Kind.ANSWER_DUPLICATED, Kind.WORKING, Kind.ANSWERED_AGAIN):
-            continue
-        if event.kind in WEIGHTS:
-            found.append(describe_event(event))
+    found = _sent_again(history)
+    found += [describe_event(event) for event in history.events if event.kind in WEIGHTS and event.kind not in _SUMMED]
     paused = Counter(code_name(Status, event.status) for event in history.events if event.kind is Kind.PAUSED)
     found += [f"{name} {_times(count)}" for name, count in paused.items()]
     for kind, text in (
         (Kind.DUPLICATED, "frame duplicated"),
         (Kind.ANSWER_DUPLICATED, "answer duplicated"),
+        (Kind.DAMAGED, "damaged before this point"),
+        (Kind.ANSWER_DAMAGED, "answer damaged before this point"),
         (Kind.WORKING, "WORKING"),
         (Kind.ANSWERED_AGAIN, "duplicate answered again"),
     ):
@@ -139,6 +146,22 @@ def reasons(history: RequestHistory, *, dla_tapped: bool) -> list[str]:
     if (total := sum(counts.values())) > kept:
         found.append(f"and {total - kept} more events")
     return found
+
+
+def _sent_again(history: RequestHistory) -> list[str]:
+    """Return what was sent again and after how long, those for one cause together."""
+    causes: dict[Cause, list[str]] = {}
+    for event in history.events:
+        if event.kind is Kind.RETRANSMITTED:
+            causes.setdefault(event.cause, []).append(f"{duration(event.after_ns)}{_of(event)}")
+    loss = {Cause.MISSING: "; lost behind this point (inferred)"}
+    return [
+        f"sent again after {', '.join(times)}: {cause.value}{loss.get(cause, '')}" for cause, times in causes.items()
+    ]
+
+
+def _of(event: Event) -> str:
+    return "" if event.fragment is None else f" (fragment {event.fragment})"
 
 
 def _deadline(history: RequestHistory, *, dla_tapped: bool) -> str:

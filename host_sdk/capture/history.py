@@ -21,6 +21,8 @@ class Kind(StrEnum):
     UNKNOWN = "UNKNOWN"
     RESEND = "RESEND"
     CANCEL = "CANCEL"
+    DAMAGED = "damaged"
+    ANSWER_DAMAGED = "answer damaged"
     DROPPED = "dropped"
     BEGAN = "began"
     ANSWERED = "answered"
@@ -35,12 +37,12 @@ class Cause(StrEnum):
     """Why something was sent again, or where it was lost."""
 
     NONE = ""
-    TIMEOUT = "nothing had passed since"
+    TIMEOUT = "nothing had passed since, so it or its answer was lost (inferred), or slow"
     PAUSE = "after the pause"
     UNKNOWN = "the responder had forgotten it"
     MISSING = "the other end said that it was missing"
     WORKING = "although it was being worked on"
-    ANSWERED = "although its answer had passed"
+    ANSWERED = "although its answer had passed, which was lost behind this point (inferred), or late"
 
 
 @dataclass(frozen=True, slots=True)

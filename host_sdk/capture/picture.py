@@ -21,19 +21,22 @@ MAX_POINTS = 50_000  # in the latency plot: of more, the slowest and an even cho
 _INK, _QUIET, _OURS = "#222222", "#6b7278", "#1f6f8b"
 _BAD = "#c0392b"
 _ROW_INCHES = 0.26
+_FAR = 20
 # Kind to marker, colour and name; what is not here is not drawn.
 _MARKS: dict[Kind, tuple[str, str, str]] = {
     Kind.SENT: ("|", _INK, "sent"),
     Kind.RETRANSMITTED: (">", "#d35400", "sent again"),
-    Kind.FRAGMENT_LATE: ("x", _BAD, "fragment lost (inferred)"),
-    Kind.ANSWER_FRAGMENT_LATE: ("x", _BAD, "fragment lost (inferred)"),
-    Kind.ANSWER_LOST: ("x", _BAD, "fragment lost (inferred)"),
+    Kind.FRAGMENT_LATE: ("*", _BAD, "fragment lost (inferred)"),
+    Kind.ANSWER_FRAGMENT_LATE: ("*", _BAD, "fragment lost (inferred)"),
+    Kind.ANSWER_LOST: ("*", _BAD, "fragment lost (inferred)"),
     Kind.DUPLICATED: ("d", "#8e44ad", "duplicated (inferred)"),
     Kind.ANSWER_DUPLICATED: ("d", "#8e44ad", "duplicated (inferred)"),
     Kind.PAUSED: ("s", "#e0a800", "BUSY or the like"),
     Kind.WORKING: (".", _QUIET, "WORKING, GRANT, RESEND"),
     Kind.GRANT: (".", _QUIET, "WORKING, GRANT, RESEND"),
     Kind.RESEND: (".", _QUIET, "WORKING, GRANT, RESEND"),
+    Kind.DAMAGED: ("x", _BAD, "damaged"),
+    Kind.ANSWER_DAMAGED: ("x", _BAD, "damaged"),
     Kind.UNKNOWN: ("P", _BAD, "UNKNOWN"),
     Kind.CANCEL: ("X", _INK, "CANCEL"),
     Kind.BEGAN: ("^", "#27ae60", "batch began"),
@@ -79,7 +82,7 @@ def _draw_latencies(axes: Axes, times: NDArray[np.int64], latencies: NDArray[np.
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(round(value * 1000))))
     axes.yaxis.set_minor_formatter("")
-    for name, share in (("median", 0.5), ("99 %", 0.99)):
+    for name, share in (("median", 0.5), ("p99", 0.99)):
         value = float(np.quantile(latencies, share))
         axes.axhline(value / 1e3, color=_INK, linewidth=0.7, linestyle="--" if share < 0.9 else ":")
         axes.text(
@@ -127,8 +130,10 @@ def _draw_sequence(axes: Axes, rows: Sequence[RequestHistory], start: int) -> No
     for (marker, colour, _), found in points.items():
         across, down = zip(*found, strict=True)
         axes.scatter(across, down, marker=marker, s=34, color=colour, zorder=2, linewidths=1.1)
-    axes.set_xscale("symlog", linthresh=_threshold(points.values()))
-    axes.set_xlim(left=0)
+    ends = [segment[1][0] for segment in segments]
+    if max(ends) > _FAR * float(np.median(ends)):  # a few took so much longer that the others would be dots
+        axes.set_xscale("symlog", linthresh=max(1.0, float(np.min(ends))))
+    axes.set_xlim(left=-max(ends) / 80)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(round(value * 1000)) if value else "0"))
     labels = [f"{_short(history.request)} at {(history.began_ns - start) / 1e9:.3f} s" for history in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=7, family="monospace")
@@ -137,12 +142,6 @@ def _draw_sequence(axes: Axes, rows: Sequence[RequestHistory], start: int) -> No
         name: Line2D([], [], marker=marker, color=colour, linestyle="", markersize=6) for marker, colour, name in points
     }
     axes.legend(entries.values(), entries, fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-
-
-def _threshold(points: Any) -> float:
-    """Return up to which time, µs, the axis is linear: the smallest that is marked, so that none sticks to the left."""
-    marked = [when for found in points for when, _ in found if when > 0]
-    return max(1.0, min(marked, default=1.0))
 
 
 def _short(request: int) -> str:

@@ -11,9 +11,10 @@ from host_sdk.capture.frames import CapturedFrames, find_pdus
 from host_sdk.capture.node import TAPS
 from host_sdk.capture.packet import LINKTYPE_ETHERNET, CapturedPacket, Interface
 from host_sdk.capture.pcapng import VERDICT_HARDWARE
-from host_sdk.wire.header import classify_headers
+from host_sdk.wire.header import Header, classify_headers
 from host_sdk.wire.links.ethernet import SMALLEST
-from host_sdk.wire.schema import HEADER_SIZE, REPLY_BIT, SEAL, UDP_PORT, DropReason, Flag
+from host_sdk.wire.message import message_crc
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, REPLY_BIT, SEAL, UDP_PORT, DropReason, Flag
 
 _CHUNK = 1024  # packets that are looked at together
 _SEALED = int(Flag.SEALED)
@@ -80,6 +81,26 @@ class Sighting(NamedTuple):
     def fragments(self) -> int:
         """Fragments of its message; of an impossible header 1."""
         return max(1, -(-self.length // self.fragment_size)) if self.fragment_size else 1
+
+    @property
+    def header(self) -> Header:
+        """Its header as the codec has it."""
+        reply = self.is_reply
+        return Header(
+            *(self.opcode, self.request, self.flags, self.session, self.length, self.pipeline, self.priority),
+            *(self.credits, self.fragment, self.fragment_size),
+            deadline=0 if reply else self.deadline,
+            status=self.status if reply else 0,
+            retry_after=self.retry_after if reply else 0,
+        )
+
+    @property
+    def damaged(self) -> bool:
+        """Whether its CRC is wrong; only told of a message of one frame that was captured whole and came unsealed."""
+        if self.flags & (Flag.CRC | Flag.SEALED) != Flag.CRC or not CRC_SIZE <= self.length == len(self.payload):
+            return False
+        crc = int.from_bytes(self.payload[-CRC_SIZE:], "big")
+        return message_crc(self.payload[:-CRC_SIZE], self.header) != crc
 
 
 def tap_of(interface: Interface) -> str:
