@@ -92,6 +92,7 @@ class Analysis:
 
     def take(self, seen: Sighting) -> list[RequestHistory]:
         """Take one sighting; return the requests that it ended the watch over, by its time."""
+        over = self._expired(seen.time_ns)
         if seen.tap in _INNER and seen.tap not in self._requests:
             self._within(seen)
         elif seen.reason:
@@ -101,7 +102,7 @@ class Analysis:
                 self._reply(seen)
             elif not seen.is_reply and seen.tap in self._requests:
                 self._request(seen)
-        return self._expired(seen.time_ns)
+        return over
 
     def finish(self) -> list[RequestHistory]:
         """Return the requests that are still followed, whatever has become of them."""
@@ -115,7 +116,7 @@ class Analysis:
         while self._open:
             key, entry = next(iter(self._open.items()))
             patience = self._limits.idle_ns if entry.history.ended_ns is None else self._limits.linger_ns
-            if len(self._open) <= self._limits.open_requests and now - entry.last_ns <= patience:
+            if len(self._open) < self._limits.open_requests and now - entry.last_ns <= patience:
                 # Those behind it were touched later. One that is answered waits for an unanswered one before it, no
                 # longer than that one is followed.
                 break
