@@ -117,6 +117,8 @@ def explain(
                     elif everything:
                         out.print(_line(history, watch.start, dla_tapped="dla" in taps), markup=False)
         except CaptureError as error:  # what came before the damage is worth knowing
+            if not sightings.packets:
+                raise
             failure = error
             for history in analysis.finish():
                 if chosen(history):
