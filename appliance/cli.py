@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,7 @@ from appliance.board.device_key import open_device_key
 from appliance.board.flash import Flash
 from appliance.board.fuses import Fuses, Lifecycle
 from appliance.board.nor import Nor
+from appliance.captured import add_capture_options, captured, tell_capture
 from appliance.clock import WallClock
 from appliance.device import POLL_MODES, Device, DeviceOptions
 from appliance.dla.backends import BACKENDS
@@ -146,6 +148,7 @@ def configuration(arguments: argparse.Namespace, hardware: Profile, policy: Poli
         "access": arguments.access,
         "backend": arguments.backend,
         "dla_threads": str(arguments.dla_threads),
+        "frames_captured": "yes" if arguments.capture else "no",
         "frames_damaged": "yes" if damaged else "no",
         "key_kinds": ",".join(sorted(kind.name.lower() for kind in policy.kinds)),
         "link": link.kind,
@@ -247,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--faults-in", default="", help=faults)
     option("--faults-out", default="", help="damage to do to frames that are sent")
     option("--fault-seed", type=int, default=0, help="seed of the damage: the same frames get the same (0)")
+    add_capture_options(parser)
     shut_in = "whom a node that runs as root runs its firmware as: a user's name, or UID:GID (65534:65534)"
     option("--firmware-user", default=f"{NOBODY.uid}:{NOBODY.gid}", metavar="USER", help=shut_in)
     option("--name", default="", help="name for people; the address by default")
@@ -299,9 +303,13 @@ def node(arguments: argparse.Namespace) -> None:
             dla_threads=arguments.dla_threads,
             mutual=arguments.access == MUTUAL,
         )
+        wire, capture = _damaged(choice.link, arguments.faults_in, arguments.faults_out, arguments.fault_seed), None
+        if arguments.capture:
+            wire, capture = captured(wire, arguments)
+            stack.callback(capture.close)
+            options = replace(options, tap=capture)
         if arguments.dla_threads > 1:
             sys.setswitchinterval(SWITCH_INTERVAL_S)
-        wire = _damaged(choice.link, arguments.faults_in, arguments.faults_out, arguments.fault_seed)
         device = Device(hardware, wire, store, rom.launch, clock, options)
         stack.callback(device.close)
         device.board.attach(rom)
@@ -312,7 +320,9 @@ def node(arguments: argparse.Namespace) -> None:
             signal.signal(number, lambda *_: device.stop())
         if arguments.owner_fd >= 0:
             threading.Thread(target=_stop_with_owner, args=(arguments.owner_fd, device), daemon=True).start()
-        _serve(device, arguments.ready_fd)
+        tell = partial(tell_capture, capture, device, facts, lambda: rom.booted, {"faults": arguments.fault_seed})
+        stack.callback(tell)
+        _serve(device, arguments.ready_fd, tell)
 
 
 def _damaged(link: Link, faults_in: str, faults_out: str, seed: int) -> Link:
@@ -333,11 +343,12 @@ def _stop_with_owner(owner_fd: int, device: Device) -> None:
     device.stop()
 
 
-def _serve(device: Device, ready_fd: int) -> None:
+def _serve(device: Device, ready_fd: int, tell: Callable[[], None]) -> None:
     device.board.start()
     if not device.board.wait_ready(READY_TIMEOUT_S):
         reason = device.board.boot_error or f"not ready within {READY_TIMEOUT_S:g} s"
         _log.error("no firmware: %s; inference goes on without", reason)
+    tell()
     _announce(ready_fd, {**device.facts(), "firmware": device.board.firmware_ready})
     device.run()
 
