@@ -6,6 +6,7 @@ from host_sdk.cli.attest import attest
 from host_sdk.cli.bench import bench
 from host_sdk.cli.ca import ca_app
 from host_sdk.cli.demo import demo
+from host_sdk.cli.dissector import dissector_app
 from host_sdk.cli.fw import fw_app
 from host_sdk.cli.lab import lab_app, link
 from host_sdk.cli.load import load
@@ -36,4 +37,5 @@ app.command()(attest)
 app.add_typer(lab_app, name="lab")
 app.add_typer(ca_app, name="ca")
 app.command()(link)
+app.add_typer(dissector_app, name="dissector")
 app.command()(bench)
