@@ -12,7 +12,7 @@ from host_sdk.capture.dissector.install import uninstall as remove
 from host_sdk.capture.dissector.product import committed
 from host_sdk.cli.output import JsonOption, failures, out, print_json
 
-dissector_app = typer.Typer(help="Wireshark's dissector of the protocol: install, print, uninstall.", no_args_is_help=True)
+dissector_app = typer.Typer(help="Wireshark's dissector: install, print, uninstall.", no_args_is_help=True)
 
 DirOption = Annotated[
     Path | None,

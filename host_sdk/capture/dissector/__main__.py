@@ -1,4 +1,4 @@
-"""``python -m host_sdk.capture.dissector`` makes ``nip.lua`` anew; with ``--check``, it exits with 1 where it is stale."""
+"""``python -m host_sdk.capture.dissector`` makes ``nip.lua`` anew; with ``--check`` it exits with 1 if it is stale."""
 
 import argparse
 import sys

@@ -99,9 +99,7 @@ def tables() -> dict[str, Any]:
         "reserved_flags": 0xFFFF & ~every_flag,
         "stages": schema.STAGES,
         "layouts": {name: _layout(layout) for name, layout in LAYOUTS.items()},
-        "flags": [
-            {"name": flag.name, "mask": int(flag), "meaning": schema.FLAG_MEANING[flag]} for flag in schema.Flag
-        ],
+        "flags": [{"name": flag.name, "mask": int(flag), "meaning": schema.FLAG_MEANING[flag]} for flag in schema.Flag],
         "values": {"opcode": _names(schema.Opcode), "status": _names(schema.Status)},
         "status_meanings": schema.STATUS_MEANING,
         "drop_reasons": _names(schema.DropReason),
