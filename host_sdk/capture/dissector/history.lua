@@ -38,9 +38,9 @@ do
             return exchanges[key(OPCODE.INFER)] or exchanges[key(OPCODE.CONTROL)]
         end
         local found = exchanges[key(base)]
-        local another = found and found.reply and found.fixed ~= pdu.fixed_raw -- the id was taken again
+        local another = found and found.reply and found.fixed ~= pdu.covered_raw -- the id was taken again
         if not pdu.is_reply and (not found or another) then
-            found = { asks = 0, deadline = pdu.deadline, fixed = pdu.fixed_raw }
+            found = { asks = 0, deadline = pdu.deadline, fixed = pdu.covered_raw }
             exchanges[key(base)] = found
             if pdu.sealed then sealed_exchanges[plain_key(base)] = found end
         elseif pdu.status == STATUS.UNKNOWN_KEY and not pdu.sealed then
@@ -57,13 +57,13 @@ do
     local function find_message(pdu, source, destination)
         local key = table.concat({ source, destination, pdu.opcode, pdu.session_raw, pdu.request_raw, pdu.key }, "|")
         local found, conflict = messages[key], nil
-        if found and found.fixed ~= pdu.fixed_raw then
+        if found and found.fixed ~= pdu.covered_raw then
             conflict = found.now.missing > 0 and found.now.latest or nil
-            found = found.others[pdu.fixed_raw]
+            found = found.others[pdu.covered_raw]
         end
         if not found then
-            found = { fixed = pdu.fixed_raw, seen = {}, times = {}, others = messages[key] and messages[key].others or {} }
-            found.others[pdu.fixed_raw] = found
+            found = { fixed = pdu.covered_raw, seen = {}, times = {}, others = messages[key] and messages[key].others or {} }
+            found.others[pdu.covered_raw] = found
             begin_generation(found, pdu)
         end
         messages[key] = found

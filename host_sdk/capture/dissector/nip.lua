@@ -968,9 +968,9 @@ do
             return exchanges[key(OPCODE.INFER)] or exchanges[key(OPCODE.CONTROL)]
         end
         local found = exchanges[key(base)]
-        local another = found and found.reply and found.fixed ~= pdu.fixed_raw -- the id was taken again
+        local another = found and found.reply and found.fixed ~= pdu.covered_raw -- the id was taken again
         if not pdu.is_reply and (not found or another) then
-            found = { asks = 0, deadline = pdu.deadline, fixed = pdu.fixed_raw }
+            found = { asks = 0, deadline = pdu.deadline, fixed = pdu.covered_raw }
             exchanges[key(base)] = found
             if pdu.sealed then sealed_exchanges[plain_key(base)] = found end
         elseif pdu.status == STATUS.UNKNOWN_KEY and not pdu.sealed then
@@ -987,13 +987,13 @@ do
     local function find_message(pdu, source, destination)
         local key = table.concat({ source, destination, pdu.opcode, pdu.session_raw, pdu.request_raw, pdu.key }, "|")
         local found, conflict = messages[key], nil
-        if found and found.fixed ~= pdu.fixed_raw then
+        if found and found.fixed ~= pdu.covered_raw then
             conflict = found.now.missing > 0 and found.now.latest or nil
-            found = found.others[pdu.fixed_raw]
+            found = found.others[pdu.covered_raw]
         end
         if not found then
-            found = { fixed = pdu.fixed_raw, seen = {}, times = {}, others = messages[key] and messages[key].others or {} }
-            found.others[pdu.fixed_raw] = found
+            found = { fixed = pdu.covered_raw, seen = {}, times = {}, others = messages[key] and messages[key].others or {} }
+            found.others[pdu.covered_raw] = found
             begin_generation(found, pdu)
         end
         messages[key] = found
@@ -1304,16 +1304,21 @@ local ETHERNET_SMALLEST, PORT_UDP = 46, 3
 local MAX_LISTED = 1024 -- frames of fragments in the tree
 local inside_icmp = Field.new("icmp.type") -- an ICMP error quotes frames; a quotation is no transmission
 
-local function at_of(name)
-    for _, field in ipairs(SCHEMA.layouts.request_header.fields) do
-        if field.name == name then return field.offset, field.width end
-    end
+local PLACES = {}
+for _, field in ipairs(SCHEMA.layouts.request_header.fields) do PLACES[field.name] = field end
+
+local function raw_of(raw, name)
+    return raw:sub(PLACES[name].offset + 1, PLACES[name].offset + PLACES[name].width)
 end
-local CREDITS_AT, FRAGMENT_AT, FLAGS_AT = at_of("credits"), at_of("fragment"), at_of("flags")
+
+local function without(raw, name)
+    local begin, size = PLACES[name].offset, PLACES[name].width
+    return raw:sub(1, begin) .. ("\0"):rep(size) .. raw:sub(begin + size + 1)
+end
 
 -- Takes a header apart; the tree gets its fields.
 local function read_header(tree, tvb)
-    local is_reply = bit.band(tvb(1, 1):uint(), SCHEMA.reply_bit) ~= 0
+    local is_reply = bit.band(tvb(PLACES.opcode.offset, PLACES.opcode.width):uint(), SCHEMA.reply_bit) ~= 0
     local layout = is_reply and SCHEMA.layouts.reply_header or SCHEMA.layouts.request_header
     local branch = tree:add(tvb(0, HEADER_SIZE), "Header")
     local pdu, items = add_layout(branch, tvb, 0, layout, "")
@@ -1323,16 +1328,16 @@ local function read_header(tree, tvb)
     pdu.name = SCHEMA.values.opcode[pdu.opcode] or string.format("opcode 0x%02x", pdu.opcode)
     pdu.sealed = bit.band(pdu.flags, SEALED) ~= 0
     local raw = tvb:raw(0, HEADER_SIZE)
-    local session_at, request_at = at_of("session"), at_of("request")
-    pdu.session_raw, pdu.request_raw = raw:sub(session_at + 1, session_at + 4), raw:sub(request_at + 1, request_at + 8)
-    local without = raw:sub(1, CREDITS_AT) .. "\0\0\0" .. raw:sub(FRAGMENT_AT + 3)
-    pdu.covered_raw, pdu.fixed_raw = without, without
+    pdu.session_raw, pdu.request_raw = raw_of(raw, "session"), raw_of(raw, "request")
+    -- What the CRC covers, and what all fragments of a message have in common.
+    pdu.covered_raw = without(without(raw, "fragment"), "credits")
+    local flags_range = tvb(PLACES.flags.offset, PLACES.flags.width)
     local flags = {}
     for _, flag in ipairs(SCHEMA.flags) do
-        items.flags:add(F["flags." .. flag.name:lower()], tvb(FLAGS_AT, 2))
+        items.flags:add(F["flags." .. flag.name:lower()], flags_range)
         if bit.band(pdu.flags, flag.mask) ~= 0 then flags[#flags + 1] = flag.name end
     end
-    items.flags:add(F["flags.reserved"], tvb(FLAGS_AT, 2))
+    items.flags:add(F["flags.reserved"], flags_range)
     items.flags:append_text(" (" .. (#flags > 0 and table.concat(flags, ", ") or "none") .. ")")
     if bit.band(pdu.flags, SCHEMA.reserved_flags) ~= 0 then items.flags:add_proto_expert_info(X.unknown_flag) end
     if pdu.length > SCHEMA.max_message then items.length:add_proto_expert_info(X.too_long) end
