@@ -8,9 +8,13 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from host_sdk.capture.tapped import TappedUdpLink
+from host_sdk.cli.demo_images import held_out
+from host_sdk.client import NapuClient
 from host_sdk.wire.exchange.arrived import Arrived
 from host_sdk.wire.exchange.notices import notice
 from host_sdk.wire.header import Header
+from host_sdk.wire.links.udp import UdpLink
 from host_sdk.wire.message import Message, Trailer, encode_message, fragment_frames
 from host_sdk.wire.schema import SEAL, SEAL_TAG_SIZE, UDP_PORT, Flag, Opcode, Status
 from tests.rig.captures import (
@@ -23,6 +27,7 @@ from tests.rig.captures import (
     tshark_fields,
     write_capture,
 )
+from tests.rig.nodes import node_process
 from tests.wire.golden import GOLDEN, SEALED_INFER, SESSION
 
 pytestmark = needs_tshark
@@ -366,3 +371,42 @@ def test_meanings_from_the_schema_can_be_filtered_by_name(tmp_path: Path) -> Non
     path = capture(tmp_path, [(0, pdus(INFER)[0]), (MS, pdus(BUSY, b"")[0])])
     for condition in ("nip.status == BUSY", "nip.opcode == RESULT", "nip.flags.once == 1 && nip.retry_after == 25"):
         assert tshark(path, "-Y", condition, "-T", "fields", "-e", "frame.number") == "2\n", condition
+
+
+def test_a_real_exchange_over_a_bad_wire_is_explained(tmp_path: Path) -> None:
+    """Whatever a client and a node made of losses between them: copies are called so, requests have their answers."""
+    picture = held_out(1)[0].jpeg
+    faults = ("--faults-in", "loss=15%", "--faults-out", "loss=15%", "--fault-seed", "3")
+    with node_process(tmp_path / "node", *faults) as node:
+        link = TappedUdpLink(UdpLink("127.0.0.1", 0, peers=[node.address]), tmp_path / "a.pcap")
+        with NapuClient(link, node.address) as client:
+            answers = list(client.infer_many("digits", [picture] * 40))
+        port = node.host_port[1]
+    assert len(answers) == 40
+    names = [
+        "udp.payload",
+        "udp.dstport",
+        "nip.opcode",
+        "nip.request",
+        "nip.copy_of",
+        "nip.reply_in",
+        "nip.response_time",
+    ]
+    errors = ["nip.duplicate", "nip.bad_crc", "nip.malformed", "nip.dropped", "nip.unanswered", "nip.unasked"]
+    decode = ("-d", f"udp.port=={port},nip")
+    rows = tshark_fields(tmp_path / "a.pcap", [*names, *errors], more=decode, two_pass=True)
+    wrong = [row for row in rows if any(name in row for name in errors)]
+    # A client that goes away sends CLOSE and does not wait.
+    assert all(row["nip.opcode"] == f"0x{Opcode.CLOSE:02x}" and "nip.unanswered" in row for row in wrong)
+    asked = [row for row in rows if row["udp.dstport"] == str(port) and row["nip.opcode"] == "0x10"]
+    copies, before = [], set()
+    for row in asked:
+        copies.append(row["udp.payload"] in before)
+        before.add(row["udp.payload"])
+    assert [("nip.copy_of" in row) for row in asked] == copies
+    assert sum(copies) > 3
+    assert len({row["nip.request"] for row in asked}) == 40
+    assert all("nip.reply_in" in row for row in asked)
+    answered = [row for row in rows if row["nip.opcode"] == "0x90" and "nip.response_time" in row]
+    assert len(answered) == 40
+    assert all(0 < float(row["nip.response_time"]) < 10 for row in answered)

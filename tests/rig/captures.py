@@ -65,18 +65,26 @@ def tshark(path: Path, *arguments: str, two_pass: bool = False, script: Path | N
     return done.stdout
 
 
-def tshark_fields(path: Path, names: Sequence[str], *, two_pass: bool = False) -> list[dict[str, str]]:
+def tshark_fields(
+    path: Path, names: Sequence[str], *, two_pass: bool = False, more: Sequence[str] = ()
+) -> list[dict[str, str]]:
     """Return, for each frame, the fields that it has; several of one name are joined by commas.
+
+    Args:
+        path: The capture.
+        names: The fields.
+        two_pass: Whether tshark reads all before it shows anything.
+        more: Further arguments of tshark.
 
     Raises:
         AssertionError: The dissector failed on a frame.
     """
     asked = [*names, LUA_ERROR]
     options = [part for name in asked for part in ("-e", name)]
-    text = tshark(path, "-T", "fields", "-E", "separator=/t", "-E", "occurrence=a", *options, two_pass=two_pass)
+    text = tshark(path, "-T", "fields", "-E", "separator=/t", "-E", "occurrence=a", *options, *more, two_pass=two_pass)
     rows = []
     for line in text.split("\n")[:-1]:
         row = {name: value for name, value in zip(asked, line.split("\t"), strict=True) if value}
-        assert LUA_ERROR not in row, tshark(path, "-Y", LUA_ERROR, "-V")[:2000]
+        assert LUA_ERROR not in row, tshark(path, "-Y", LUA_ERROR, "-V", *more)[:2000]
         rows.append(row)
     return rows

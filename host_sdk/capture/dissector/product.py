@@ -21,7 +21,7 @@ LAYOUTS = {
 }
 _HEXADECIMAL = frozenset({"opcode", "flags", "session", "request", "type", "key", "model_digest"})
 _HEAD = """\
--- NIP, the NAPU inference protocol, for Wireshark and tshark 4.0 and later.
+-- NIP, the NAPU inference protocol, for Wireshark and tshark; tested with version 4.0.
 -- Made from host_sdk/wire/schema.py and the parts in host_sdk/capture/dissector by
 -- `python -m host_sdk.capture.dissector`; change those, not this file.
 """
