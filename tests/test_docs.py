@@ -1,5 +1,6 @@
 """What the documentation says can be typed is typed here."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import pytest
 
 from host_sdk.cli.demo_images import held_out
 from host_sdk.wire.schema import UDP_PORT
+from tests.rig.tshark import needs_tshark, over_udp, write_capture
 from tests.rig.nodes import node_process
+from tests.wire.golden import OPEN, OPENED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,6 +39,46 @@ def test_the_readmes_python_example_runs(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("two ")
+
+
+def test_the_recipes_run_one_after_the_other(tmp_path: Path) -> None:
+    with node_process(tmp_path / "flash") as node:
+        ask, read, fuzz = blocks(ROOT / "docs" / "recipes.md", "python")
+        port = node.address.rpartition(":")[2]
+        printed = []
+        for recipe in (ask, read, fuzz):
+            text = recipe.replace(f'("127.0.0.1", {UDP_PORT})', f'("127.0.0.1", {port})')
+            command = [sys.executable, "-c", text]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            printed.append(done.stdout)
+        after = node.hardware()
+    assert re.fullmatch(r"ANNOUNCE OK \d+ bytes of msgpack\n", printed[0])
+    assert re.findall(r"opcode (\S+) request (\S+)", printed[1]) == [("0x01", "0x1234"), ("0x81", "0x1234")]
+    fuzzed = sum(count for name, count in after.items() if name.startswith("frames_"))
+    assert fuzzed > 202  # all of them, and those of the question
+    assert after["frames_bad_fragment"] == 1
+
+
+@needs_tshark
+def test_the_recipes_shell_lines_run(tmp_path: Path) -> None:
+    (lines,) = blocks(ROOT / "docs" / "recipes.md", "sh")
+    frames = [(0, over_udp(OPEN.data[0], 1 << 16 | 50_000, 2 << 16 | UDP_PORT))]
+    frames.append((412_000, over_udp(OPENED.data[0], 2 << 16 | UDP_PORT, 1 << 16 | 50_000)))
+    write_capture(tmp_path / "trace.pcap", frames)
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    printed = []
+    for line in ("napu dissector install", *lines.splitlines()):
+        if "lua_script" in line:
+            subprocess.run(["napu", "dissector", "uninstall"], env=environment, check=True, capture_output=True)
+        done = subprocess.run(
+            ["sh", "-ec", line], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert printed[1].split() == ["0x82", "1", "0.000412000"]
+    assert "opcode: OPENED (0x82)" in printed[-1]
 
 
 def test_the_readmes_shell_lines_name_commands_that_exist() -> None:

@@ -10,6 +10,8 @@ import dpkt
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.schema import ETHERTYPE, UDP_PORT
 
+_ETHERNET_SIZE, _TAG_SIZE = 14, 4
+
 
 @dataclass(frozen=True, slots=True)
 class CapturedPdu:
@@ -60,9 +62,11 @@ def _from_ethernet(frame: bytes) -> tuple[str, str, bytes] | None:
         ethernet = dpkt.ethernet.Ethernet(frame)
     except dpkt.UnpackError:
         return None
-    if ethernet.type == ETHERTYPE:
-        return ethernet.src.hex(":"), ethernet.dst.hex(":"), frame[14:]
-    return _from_ip(frame[14:]) if ethernet.type == dpkt.ethernet.ETH_TYPE_IP else None
+    payload = frame[_ETHERNET_SIZE + _TAG_SIZE * len(getattr(ethernet, "vlan_tags", ())) :]
+    kind = ethernet.vlan_tags[-1].type if hasattr(ethernet, "vlan_tags") else ethernet.type
+    if kind == ETHERTYPE:
+        return ethernet.src.hex(":"), ethernet.dst.hex(":"), payload
+    return _from_ip(payload) if kind == dpkt.ethernet.ETH_TYPE_IP else None
 
 
 def _from_ip(packet: bytes) -> tuple[str, str, bytes] | None:

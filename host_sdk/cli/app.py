@@ -8,6 +8,7 @@ from host_sdk.cli.ca import ca_app
 from host_sdk.cli.capture import capture
 from host_sdk.cli.demo import demo
 from host_sdk.cli.explain import decode, explain
+from host_sdk.cli.dissector import dissector_app
 from host_sdk.cli.fw import fw_app
 from host_sdk.cli.lab import lab_app, link
 from host_sdk.cli.load import load
@@ -41,4 +42,5 @@ app.command()(link)
 app.command()(capture)
 app.command()(decode)
 app.command()(explain)
+app.add_typer(dissector_app, name="dissector")
 app.command()(bench)

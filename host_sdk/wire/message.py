@@ -105,7 +105,12 @@ def covered_header(header: Header) -> bytes:
 
 def message_crc(payload: bytes | NDArray[np.uint8], header: Header) -> int:
     """Return the CRC-32C over a message's bytes without its CRC, then over its header."""
-    crc: int = google_crc32c.extend(google_crc32c.value(payload), covered_header(header))
+    return crc_of(payload, covered_header(header))
+
+
+def crc_of(payload: bytes | NDArray[np.uint8], covered: bytes) -> int:
+    """Return the same with the header's bytes as :func:`covered_header` gives them."""
+    crc: int = google_crc32c.extend(google_crc32c.value(payload), covered)
     return crc
 
 

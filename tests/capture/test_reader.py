@@ -36,6 +36,12 @@ def test_ethernet_frames_of_our_type_are_found_and_others_passed_over(tmp_path: 
     assert found.time_ns == 1_700_000_001_123_456_789
 
 
+@pytest.mark.parametrize("tags", ["8100 0005", "88a8 0002 8100 0005"], ids=["802.1Q", "QinQ"])
+def test_vlan_tags_are_passed_over(tmp_path: Path, tags: str) -> None:
+    (found,) = read_capture(pcap(tmp_path / "a.pcap", [MACS + bytes.fromhex(tags) + b"\x88\xb5" + PDU]))
+    assert (found.source, found.pdu) == ("02:6e:61:70:75:00", PDU)
+
+
 def test_microsecond_files_are_read(tmp_path: Path) -> None:
     (found,) = read_capture(pcap(tmp_path / "a.pcap", [MACS + b"\x88\xb5" + PDU], nanoseconds=False))
     assert found.time_ns == 1_700_000_000_123_456_000
