@@ -5,6 +5,7 @@ import typer
 from host_sdk.cli.attest import attest
 from host_sdk.cli.bench import bench
 from host_sdk.cli.ca import ca_app
+from host_sdk.cli.conformance import conformance
 from host_sdk.cli.demo import demo
 from host_sdk.cli.fw import fw_app
 from host_sdk.cli.lab import lab_app, link
@@ -37,3 +38,4 @@ app.add_typer(lab_app, name="lab")
 app.add_typer(ca_app, name="ca")
 app.command()(link)
 app.command()(bench)
+app.command()(conformance)

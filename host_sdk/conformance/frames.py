@@ -11,10 +11,9 @@ from typing import Any
 import msgpack
 
 from host_sdk.wire.message import Trailer, pdu_crc
-from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, REQUEST_HEADER, TRAILER, VERSION, Flag, Opcode
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, REPLY_HEADER, REQUEST_HEADER, TRAILER, VERSION, Flag, Opcode
 
 _HEADER = struct.Struct(REQUEST_HEADER.struct_format)
-SMALLEST_SIZE = 544  # bytes of a fragment that every link carries
 CRC, TRAILED, EXTENDED, ONCE = int(Flag.CRC), int(Flag.TRAILER), int(Flag.EXTENSION), int(Flag.ONCE)
 
 
@@ -86,9 +85,7 @@ def message(frame: Frame, size: int | None = None, *, spoil_crc: bool = False) -
         covered = whole.but(credits=0).encode()
         payload += (pdu_crc(covered) ^ (0x8000_0001 if spoil_crc else 0)).to_bytes(CRC_SIZE, "big")
     cuts = range(0, max(1, length), chosen)
-    return [
-        whole.but(payload=payload[at : at + chosen], fragment=index).encode() for index, at in enumerate(cuts)
-    ]
+    return [whole.but(payload=payload[at : at + chosen], fragment=index).encode() for index, at in enumerate(cuts)]
 
 
 def control_body(operation: str, **arguments: Any) -> bytes:
@@ -132,9 +129,9 @@ class Reply:
             return cls(data, b"")
         values = _HEADER.unpack_from(data)
         *fields, last = values
-        reply = cls(data, data[HEADER_SIZE:], *fields, last >> 16, last & 0xFFFF)
-        here = max(0, min(reply.fragment_size, reply.length - reply.fragment * reply.fragment_size))
-        return replace(reply, payload=data[HEADER_SIZE : HEADER_SIZE + here])
+        names = [field.name for field in REPLY_HEADER.fields]
+        reply = cls(data, b"", **dict(zip(names, (*fields, last >> 16, last & 0xFFFF), strict=True)))
+        return replace(reply, payload=data[HEADER_SIZE : HEADER_SIZE + reply._here])
 
     @property
     def fragments(self) -> int:
@@ -144,8 +141,12 @@ class Reply:
     @property
     def excess(self) -> int:
         """Bytes behind the fragment that the header speaks of; negative where some are missing."""
-        here = max(0, min(self.fragment_size, self.length - self.fragment * self.fragment_size))
-        return len(self.data) - HEADER_SIZE - here
+        return len(self.data) - HEADER_SIZE - self._here
+
+    @property
+    def _here(self) -> int:
+        """Bytes of the fragment that the header speaks of."""
+        return max(0, min(self.fragment_size, self.length - self.fragment * self.fragment_size))
 
     @property
     def body(self) -> bytes:

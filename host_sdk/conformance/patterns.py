@@ -109,6 +109,7 @@ def described(reply: Reply) -> str:
     if reply.version < 0:
         return f"{len(reply.data)} bytes, less than a header"
     return (
-        f"{opcode_name(reply.opcode)} request {reply.request:#x} session {reply.session:#x} status {status_name(reply.status)} "
-        f"flags {reply.flags:#06x} length {reply.length} fragment {reply.fragment}/{reply.fragments}"
+        f"{opcode_name(reply.opcode)} request {reply.request:#x} session {reply.session:#x} "
+        f"status {status_name(reply.status)} flags {reply.flags:#06x} length {reply.length} "
+        f"fragment {reply.fragment}/{reply.fragments}"
     )

@@ -267,7 +267,13 @@ class Rig:
         """Return a good INFER, with some fields changed; a *once* request gets the session's next id."""
         flags = CRC | (ONCE if once else 0)
         number = session.next_id() if once and "request" not in fields else self.number() | _AWAY
-        known = {"payload": self.work.body, "request": number, "flags": flags, "session": session.number, "pipeline": self.work.handle}
+        known = {
+            "payload": self.work.body,
+            "request": number,
+            "flags": flags,
+            "session": session.number,
+            "pipeline": self.work.handle,
+        }
         return Frame(Opcode.INFER, **{**known, **fields})
 
     def pieces(self, frame: Frame, count: int = 3) -> list[bytes]:

@@ -6,8 +6,8 @@ from host_sdk.conformance.case import Case, numbered
 from host_sdk.conformance.cases import (
     carriage,
     control,
-    credits,
     fragments,
+    granted,
     header,
     inference,
     limits,
@@ -19,7 +19,7 @@ from host_sdk.conformance.cases import (
 )
 from host_sdk.wire.errors import ConfigError
 
-_MODULES = (carriage, header, fragments, parts, notices, sessions, window, credits, inference, limits, sealed, control)
+_MODULES = (carriage, header, fragments, parts, notices, sessions, window, granted, inference, limits, sealed, control)
 CASES = numbered(module.SECTION for module in _MODULES)
 
 _REQUESTER = "speaks of requesters alone, and this asks a responder"
@@ -33,9 +33,7 @@ UNOBSERVABLE = {
         ),
         _REQUESTER,
     ),
-    **dict.fromkeys(
-        ("N-125", "N-126", "N-127", "N-128", "N-130", "N-131", "N-132", "N-133", "N-134", "N-135"), _KEYS
-    ),
+    **dict.fromkeys(("N-125", "N-126", "N-127", "N-128", "N-130", "N-131", "N-132", "N-133", "N-134", "N-135"), _KEYS),
     "N-003": "the target is asked at the address that it was given with; which one its maker set, nobody outside knows",
     "N-056": "a beacon comes when the management side boots, and nobody outside can make it",
     "N-071": "takes hundreds of packages that can be run to install",

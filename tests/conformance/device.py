@@ -139,5 +139,3 @@ def get_ready(rig: Rig, name: str = "") -> None:
     """Find out about the target what the suite needs."""
     greet(rig, "the device")
     choose_work(rig, described(rig), name)
-
-

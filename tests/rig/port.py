@@ -70,9 +70,7 @@ class Port:
         return self.device.counters()["fast_answers"]
 
 
-def make_device(
-    directory: Path, node: Link, clock: VirtualClock, *, mutual: bool = False, **limits: int
-) -> Device:
+def make_device(directory: Path, node: Link, clock: VirtualClock, *, mutual: bool = False, **limits: int) -> Device:
     """Return a device without firmware, whose session ids are the same every time."""
     profile = load_profile("napu-s")
     profile = replace(profile, limits=replace(profile.limits, **limits))

@@ -45,7 +45,9 @@ def smallest_mtu(rig: Rig) -> None:
     rig.check(len(reply.data) == MIN_MTU, "an OPENED of 576 bytes", len(reply.data))
 
 
-@case("N-005 N-022 N-023 N-024", "no PDU of a long answer is longer than the link's MTU, and it comes in fragments alike")
+@case(
+    "N-005 N-022 N-023 N-024", "no PDU of a long answer is longer than the link's MTU, and it comes in fragments alike"
+)
 def long_answer(rig: Rig) -> None:
     request = rig.control("stats")
     rig.send(*message(request))
@@ -68,7 +70,9 @@ def reply_to_sender(rig: Rig) -> None:
     rig.send(Frame(Opcode.CLOSE, request=request, priority=2).encode(), port=other)
     for port, priority in ((rig.port, 1), (other, 2)):
         found = rig.expect(Pattern(opcode=Opcode.CLOSED, request=request), port)
-        rig.check(found.priority == priority, f"the answer to its own request, of priority {priority}", described(found))
+        rig.check(
+            found.priority == priority, f"the answer to its own request, of priority {priority}", described(found)
+        )
         rig.expect_none(Pattern(request=request), port)
 
 

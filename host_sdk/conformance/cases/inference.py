@@ -125,7 +125,9 @@ def result_handle(rig: Rig, once: bool) -> None:
     rig.check(reply.pipeline == rig.work.handle, f"pipeline {rig.work.handle}", reply.pipeline)
 
 
-@case("N-078", "a {} request whose deadline passed before its last fragment came is answered DEADLINE_EXCEEDED", CLASSES)
+@case(
+    "N-078", "a {} request whose deadline passed before its last fragment came is answered DEADLINE_EXCEEDED", CLASSES
+)
 def deadline(rig: Rig, once: bool) -> None:
     frame = rig.infer(rig.open(), once=once, deadline=1000)
     pieces = rig.pieces(frame, 2)

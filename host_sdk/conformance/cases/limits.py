@@ -69,7 +69,9 @@ def counted(rig: Rig, kind: tuple[str, Callable[[Rig], list[bytes]]]) -> None:
         raise NotApplicableError("others send it frames of this kind meanwhile")
     rig.check(risen == len(pdus), f"{name} {len(pdus)} higher", risen)
     conserved = sum(count for reason, count in after.items() if reason.startswith("frames_"))
-    rig.check(conserved == after.get("rx_frames"), f"rx_frames {conserved}, the sum of all reasons", after.get("rx_frames"))
+    rig.check(
+        conserved == after.get("rx_frames"), f"rx_frames {conserved}, the sum of all reasons", after.get("rx_frames")
+    )
 
 
 @case("N-091", "headers that announce gigabytes keep no memory from a request in fragments")

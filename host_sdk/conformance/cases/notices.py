@@ -68,7 +68,7 @@ def grant_quarter(rig: Rig, kind: str) -> None:
     quarter = _UNASKED // 4
     if frame.session:
         quarter = -(-rig.last_session.opened["fragments"] // 4)
-    pieces = rig.pieces(frame, 8) if quarter < 8 else _bytewise(rig, frame, quarter + 1)
+    pieces = rig.pieces(frame, 8) if quarter < 8 else _bytewise(frame, quarter + 1)
     rig.send(*pieces[:quarter])
     _, _, base, _ = _grant(rig, frame)
     rig.check(base <= quarter, f"base {quarter} or less", base)
@@ -76,7 +76,7 @@ def grant_quarter(rig: Rig, kind: str) -> None:
     rig.answer(frame)
 
 
-def _bytewise(rig: Rig, frame: Frame, least: int) -> list[bytes]:
+def _bytewise(frame: Frame, least: int) -> list[bytes]:
     pieces = message(frame, 1)
     if len(pieces) < least or len(pieces) > 4 * least + 1024:
         raise NotApplicableError(f"{len(pieces)} bytes are no {least} fragments, or far more")

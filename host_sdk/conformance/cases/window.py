@@ -189,7 +189,9 @@ def released_bitmap(rig: Rig) -> None:
     session = rig.open()
     frames = [rig.traced(session) for _ in range(10)]
     answers = [rig.right(rig.ask(frame)) for frame in frames]
-    _settled(rig, settle(frames[0], frames[0].request - 1, bytes([0b0010_0000, 0b0100_0000])))  # the third and the tenth
+    _settled(
+        rig, settle(frames[0], frames[0].request - 1, bytes([0b0010_0000, 0b0100_0000]))
+    )  # the third and the tenth
     for number in (2, 9):
         rig.put(frames[number])
         silent(rig, frames[number])
