@@ -5,8 +5,9 @@ leaps when the suite waits: a case that waits for seconds takes none.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from host_sdk.wire.links.base import FrameBatch
 from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
 from tests.firmware.fake_hal import FakeHal
 from tests.rig.port import make_device
+from tests.rig.wires import fill
 
 TICK_NS = 1000
 _STEP_NS = 20_000_000  # by which a wait moves the clock at most before the device may look at its timers
@@ -65,16 +67,53 @@ class SteppedLink:
             self._clock.advance(min(left, _STEP_NS))
 
 
-class PaddedLink:
-    """The device's end, which takes up to 46 bytes for padding, as Ethernet's do; the rest is the memory link's own."""
+Alter = Callable[[int, bytes], Iterable[tuple[int, bytes]]]
+"""What becomes of a frame, by its peer and PDU: frames in its place, with theirs."""
 
-    smallest = 46
+
+class NodeLink:
+    """The device's end, which takes up to 46 bytes for padding, as Ethernet's do; the rest is the memory link's own.
+
+    Attributes:
+        hear: What becomes of frames on their way to the device; None: they arrive as they are.
+        tell: What becomes of frames that the device sends; None: they leave as they are.
+    """
 
     def __init__(self, inner: MemoryLink) -> None:
         self._inner = inner
+        self.smallest = 46
+        self.hear: Alter | None = None
+        self.tell: Alter | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+    def receive(self) -> FrameBatch:
+        batch = self._inner.receive()
+        if self.hear is None or not len(batch):
+            return batch
+        heard = altered(batch, self.hear)
+        memory, starts = np.zeros((len(heard) + 1) * self.mtu, np.uint8), np.arange(len(heard)) * self.mtu
+        for start, (_, pdu) in zip(starts.tolist(), heard, strict=True):
+            memory[start : start + len(pdu)] = np.frombuffer(pdu, np.uint8)
+        lengths = np.array([len(pdu) for _, pdu in heard], np.int64)
+        return FrameBatch(memory, starts.astype(np.int64), lengths, np.array([peer for peer, _ in heard], np.uint64))
+
+    def send(self, batch: FrameBatch) -> int:
+        if self.tell is None:
+            return self._inner.send(batch)
+        told = altered(batch, self.tell)
+        for peer, pdu in told:
+            one = self._inner.allocate(1)
+            fill(one, [pdu], peer)
+            self._inner.send(one)
+        return len(batch)
+
+
+def altered(batch: FrameBatch, alter: Alter) -> list[tuple[int, bytes]]:
+    """Return what becomes of the frames of a batch."""
+    frames = [(int(batch.peers[index]), batch.pdu(index).tobytes()) for index in range(len(batch))]
+    return [new for peer, pdu in frames for new in alter(peer, pdu)]
 
 
 class FirmwareInside:
@@ -110,32 +149,41 @@ class Running:
         pass
 
 
+@dataclass
+class World:
+    """A rig, the device that it is at, and the device's end of the wire."""
+
+    rig: Rig
+    device: Device
+    link: NodeLink
+
+    def get_ready(self, pipeline: str = "") -> None:
+        """Find out about the target what the suite needs."""
+        greet(self.rig, "the device")
+        choose_work(self.rig, described(self.rig), pipeline)
+
+
 @contextmanager
-def device_rig(directory: Path, *packages: bytes, seed: int = 1, **limits: int) -> Iterator[tuple[Rig, Device]]:
-    """Give a rig at a device that serves these packages, and the device; nothing was asked yet."""
+def device_world(directory: Path, *packages: bytes, mtu: int = 1500, **limits: int) -> Iterator[World]:
+    """Give a device that serves these packages, and a rig at it; nothing was asked yet."""
     switch, clock = MemorySwitch(), TickingClock(10**9)
-    node = switch.attach()
-    device = make_device(directory, PaddedLink(node), clock, **limits)
+    inner = switch.attach(mtu=mtu)
+    link = NodeLink(inner)
+    device = make_device(directory, link, clock, **limits)  # type: ignore[arg-type]
     try:
         for package in packages:
             device.load_pipeline(package)
         device._way._mailbox = FirmwareInside(device, clock, device._mailbox)  # type: ignore[assignment]
         device._way.board = Running()  # type: ignore[assignment]
         step = device._dataplane.step
-        one, two = (SteppedLink(switch.attach(), step, clock) for _ in range(2))
+        one, two = (SteppedLink(switch.attach(mtu=mtu, queue=8192), step, clock) for _ in range(2))
 
         def forge(source: int, pdu: bytes) -> None:
-            memory = np.frombuffer(pdu, np.uint8)
-            batch = FrameBatch(memory, np.zeros(1, np.int64), np.array([len(pdu)]), np.array([node.address], np.uint64))
-            node.enqueue(batch, np.array([0]), source)
+            batch = inner.allocate(1)
+            fill(batch, [pdu], inner.address)
+            inner.enqueue(batch, np.array([0]), source)
 
-        target = Target(one, node.address, clock.now_ns, two, forge, lossless=True)  # type: ignore[arg-type]
-        yield Rig(target, generator=random.Random(seed)), device
+        target = Target(one, inner.address, clock.now_ns, two, forge, lossless=True)  # type: ignore[arg-type]
+        yield World(Rig(target, generator=random.Random(1)), device, link)
     finally:
         device.close()
-
-
-def get_ready(rig: Rig, name: str = "") -> None:
-    """Find out about the target what the suite needs."""
-    greet(rig, "the device")
-    choose_work(rig, described(rig), name)

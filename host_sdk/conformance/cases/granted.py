@@ -11,9 +11,9 @@ case = SECTION.case
 _BURST = 200_000_000
 
 
-def _burst(rig: Rig, session: Session, count: int) -> dict[int, int]:
-    """Send many INFERs at once; return how many answers there were of each status."""
-    frames = [rig.infer(session) for _ in range(count)]
+def _burst(rig: Rig, session: Session, count: int, priorities: int = 1) -> dict[int, int]:
+    """Send many INFERs of so many priorities at once; return how many answers there were of each status."""
+    frames = [rig.infer(session, priority=number % priorities) for number in range(count)]
     rig.send(*[pdu for frame in frames for pdu in message(frame, 1400)])
     asked = frozenset(frame.request for frame in frames)
     found: dict[int, int] = {}
@@ -46,16 +46,12 @@ def over_credits(rig: Rig) -> None:
         raise rig.fail("BUSY for the first that are too many", str(found))
 
 
-@case("N-103", "fragments of more INFERs than there are credits: the one too many is answered BUSY")
-def over_credits_fragments(rig: Rig) -> None:
-    if rig.work.media:
-        raise NotApplicableError("a request of media is outstanding to its responder when it is whole")
+@case("N-103", "fragments of as many INFERs as there are credits, in turn: each is answered OK")
+def interleaved(rig: Rig) -> None:
     session = rig.open()
-    begun = [rig.infer(session, once=True) for _ in range(session.credits)]
+    begun = [rig.infer(session, once=number % 2 > 0) for number in range(min(session.credits, 32))]
     for frame in begun:
         rig.send(rig.pieces(frame, 2)[0])
-    rig.fence()
-    rig.refused(rig.infer(session), Status.BUSY)
     for frame in begun:
         rig.send(*rig.pieces(frame, 2)[1:])
     for frame in begun:
@@ -65,7 +61,8 @@ def over_credits_fragments(rig: Rig) -> None:
 @case("N-103", "after BUSY and the answers to the others, a session has its credits again")
 def credits_return(rig: Rig) -> None:
     session = rig.open()
-    _burst(rig, session, min(3 * session.credits, 1000))
     count = min(session.credits, 128)
-    found = _burst(rig, session, count)
-    rig.check(found == {Status.OK: count}, f"{count} answers with status OK", found)
+    for priorities in (1, 2, 3):
+        _burst(rig, session, min(3 * session.credits, 1000), priorities)
+        found = _burst(rig, session, count)
+        rig.check(found == {Status.OK: count}, f"{count} answers with status OK", found)
