@@ -67,28 +67,33 @@ def conformance(
         raise typer.Exit(EXIT_USAGE)
     outcomes: list[Outcome] = []
     who = identity or (Path(os.environ[IDENTITY]) if os.environ.get(IDENTITY) else None)
-    dead = ""
+    dead, announced = "", {}
     with failures(as_json=as_json):
         if lab and not os.environ.get(INSIDE):
             become_host(lab)
         body = source.read_bytes() if source else None
         try:
             with connected(target, pipeline=pipeline, body=body, identity=who, patience=patience) as rig:
+                announced = rig.target.announced
                 for outcome in run_all(cases, rig, slow=slow):
                     outcomes.append(outcome)
                     if not as_json:
                         _tell(outcome, len(outcomes), len(cases))
-                announced = rig.target.announced
         except DeadTargetError as error:
-            dead, announced = str(error), {}
+            dead = str(error)
     report = Report(target, announced, outcomes)
     if junit:
         junit.write_text(as_junit(report), encoding="utf-8")
     if html:
         html.write_text(as_html(report), encoding="utf-8")
+    _finish(report, dead, as_json=as_json)
+
+
+def _finish(report: Report, dead: str, *, as_json: bool) -> None:
+    """Print a report, and end with its exit status; ``dead`` says that the target does not answer."""
     if as_json:
         print_json(as_data(report) | ({"error": dead} if dead else {}))
-    else:
+    elif report.outcomes:
         _print(report)
     if dead:
         err.print(f"napu: {dead}", style="red", markup=False)

@@ -20,7 +20,7 @@ from host_sdk.wire.links.auto import open_link
 from host_sdk.wire.links.base import BROADCAST, Link
 from host_sdk.wire.schema import ETHERTYPE, UDP_PORT, Opcode, Status
 
-_TRIES = 3
+_TRIES, _GREETING_NS = 2, 500_000_000
 _KINDS = "udp:HOST[:PORT], packet:IFACE[:MAC], xdp:IFACE[:MAC]"
 
 
@@ -104,7 +104,7 @@ def greet(rig: Rig, name: str) -> None:
     """
     for _ in range(_TRIES):
         try:
-            reply = rig.ask(Frame(Opcode.DISCOVER, b"", 0, CRC))
+            reply = rig.answer(rig.put(Frame(Opcode.DISCOVER, b"", 0, CRC)), within_ns=_GREETING_NS)
         except FailedError as failure:
             problem = str(failure)
             continue

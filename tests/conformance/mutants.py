@@ -206,10 +206,6 @@ _PATCHED: dict[str, tuple[str, Callable[[World, ExitStack], None]]] = {
         "N-058",
         _patched(Messages, _opening=_anything),
     ),
-    "grants 64 credits and takes 8": (
-        "N-103",
-        _patched(SessionTable, limit=lambda *_: 8, limits=lambda _, slots: np.full(len(slots), 8)),
-    ),
     "takes any number of requests": (
         "N-103",
         _patched(SessionTable, limit=lambda *_: 1 << 20, limits=lambda _, slots: np.full(len(slots), 1 << 20)),

@@ -103,6 +103,8 @@ _SOURCES: dict[str, Callable[[Rig], int]] = {
 def forged_source(rig: Rig, source: Callable[[Rig], int]) -> None:
     if rig.target.forge is None:
         raise NotApplicableError(f"a {rig.target.link.kind} link cannot forge a source")
+    if source(rig) == rig.target.peer and rig.target.link.kind in _ETHERNET:
+        raise NotApplicableError("a switch on the way would look for the responder at this end from then on")
     request = rig.number()
     rig.target.forge(source(rig), Frame(Opcode.CLOSE, request=request).encode())
     rig.expect_none(Pattern(request=request))
