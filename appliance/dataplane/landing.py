@@ -25,6 +25,7 @@ from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, MAX_ARRIVED_BITS, DropReason, Flag, Opcode, Status
 
 _CRC = int(Flag.CRC)
+CONFLICT = "its fragments have different headers"
 
 
 @dataclass(slots=True)
@@ -181,9 +182,7 @@ class Landing:
         if landed and landed.number == number:
             if landed.shared is run.header or _alike(landed.shared, run.header):
                 return landed
-            header = landed.header
-            self._give_up(landed)
-            self._refusals.one(run.peer, header, Status.FRAGMENT_CONFLICT, "its fragments have different headers")
+            self._conflict(landed)
             return None
         if int(answers.ids[place]) >= number:
             self._copies.known(run.peer, replace(run.header, request=number, fragment=0), place, count)
@@ -195,6 +194,11 @@ class Landing:
     def _begin(self, run: Run, number: int, place: int) -> Landed | None:
         """Give a new request a row and a credit, or refuse it."""
         sessions, queue = self._state.sessions, run.loaded.queue
+        if self._state.reassembler.forget(run.peer, run.header.session, number, Opcode.INFER):
+            # Its fragments before had a header of no request that lands here.
+            header = replace(run.header, request=number, fragment=0)
+            self._refusals.one(run.peer, header, Status.FRAGMENT_CONFLICT, CONFLICT)
+            return None
         rows = queue.reserve(1 if sessions.outstanding[run.slot] < sessions.limit(run.slot) else 0)
         if len(rows) == 0:
             header = replace(run.header, request=number, fragment=0)
@@ -303,6 +307,20 @@ class Landing:
         landed.loaded.queue.release(np.array([landed.row]))
         self._state.sessions.give_back(np.array([landed.slot]))
         self._state.answers.leave(np.array([landed.place]), np.array([landed.number], np.uint64))
+
+    def _conflict(self, landed: Landed) -> None:
+        """Give up an unfinished request whose fragments contradict each other, and say so."""
+        header = landed.header
+        self._give_up(landed)
+        self._refusals.one(landed.peer, header, Status.FRAGMENT_CONFLICT, CONFLICT)
+
+    def contradicted(self, header: Header, place: int) -> bool:
+        """Give up the unfinished request of a fragment whose header differs from its own; return whether there was."""
+        landed = self._unfinished.get(place)
+        if landed is None or landed.number != header.request or _alike(landed.shared, header):
+            return False
+        self._conflict(landed)
+        return True
 
     def cancel(self, place: int, number: int) -> bool:
         """Give up an unfinished request that is cancelled; return whether there was one."""

@@ -160,6 +160,8 @@ class Messages:
             if self._answers.state(place, header.request) != SlotState.NEW:
                 self._rooms.copies.known(peer, header, place, count)
                 return count
+            if self._rooms.landing.contradicted(header, place):
+                return count
         loaded, slot = self._state.table.get(header.pipeline), header.session & SLOT_MASK
         if loaded is None:
             self._rooms.refusals.one(peer, header, Status.UNKNOWN_PIPELINE)

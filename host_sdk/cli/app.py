@@ -6,6 +6,7 @@ from host_sdk.cli.attest import attest
 from host_sdk.cli.bench import bench
 from host_sdk.cli.ca import ca_app
 from host_sdk.cli.capture import capture
+from host_sdk.cli.conformance import conformance
 from host_sdk.cli.demo import demo
 from host_sdk.cli.explain import decode, explain
 from host_sdk.cli.dissector import dissector_app
@@ -44,3 +45,4 @@ app.command()(decode)
 app.command()(explain)
 app.add_typer(dissector_app, name="dissector")
 app.command()(bench)
+app.command()(conformance)

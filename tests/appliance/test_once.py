@@ -605,3 +605,28 @@ def test_fragments_that_contradict_each_other_are_given_up(port: Port, change: d
     assert statuses == {37}
     assert {decode(reply).status for reply in port.exchange(first)} == {OK}
     assert executed(port) == 1
+
+
+@pytest.mark.parametrize("odd_first", [False, True])
+@pytest.mark.parametrize("fields", [{"length": 4 * LONG + 1}, {"length": 4 * LONG + 8}])
+def test_fragments_that_contradict_each_other_end_a_request_whoever_collects_them(
+    port: Port, fields: dict[str, int], odd_first: bool
+) -> None:
+    """The length of a request that no pipeline takes in place has it collected elsewhere than the right one."""
+    number = 1 << 40
+    body = values(number, LONG).tobytes()
+    size = 1400
+    right = Pdu(
+        INFER, body[:size], number, ONCE, port.session, handle(port, "long"), length=len(body), fragment_size=size
+    )
+    shared = {name: getattr(right, name) for name in right.__dataclass_fields__}
+    odd = Pdu(**{**shared, **fields, "fragment": 1, "payload": body[size : 2 * size]})
+    pair = [odd.encode(), right.encode()] if odd_first else [right.encode(), odd.encode()]
+    answers = [decode(data) for pdu in pair for data in port.exchange([pdu])]
+    assert [(answer.opcode, answer.request, answer.status) for answer in answers] == [(INFER | REPLY, number, 37)]
+    assert port.device.counters()["collecting"] == port.device.counters()["reassembling"] == 0
+    whole = [
+        decode(data)
+        for data in port.exchange(message(Pdu(INFER, body, number, ONCE, port.session, handle(port, "long"))))
+    ]
+    assert {answer.status for answer in whole} == {OK}

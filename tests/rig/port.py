@@ -70,18 +70,23 @@ class Port:
         return self.device.counters()["fast_answers"]
 
 
-def make_port(directory: Path, *packages: bytes, mutual: bool = False, **limits: int) -> Iterator[Port]:
-    """Give a device on a virtual clock, without firmware, and a port on its switch."""
+def make_device(directory: Path, node: Link, clock: VirtualClock, *, mutual: bool = False, **limits: int) -> Device:
+    """Return a device without firmware, whose session ids are the same every time."""
     profile = load_profile("napu-s")
     profile = replace(profile, limits=replace(profile.limits, **limits))
-    switch, clock = MemorySwitch(), VirtualClock(10**9)
-    node = switch.attach()
 
     def no_firmware(_bus: int, _irq: int, _epoch: int) -> object:
         raise OSError("no firmware here")
 
     flash = Flash(directory, 1 << 24)
-    device = Device(profile, node, flash, no_firmware, clock, DeviceOptions(seed=1, mutual=mutual))  # type: ignore[arg-type]
+    return Device(profile, node, flash, no_firmware, clock, DeviceOptions(seed=1, mutual=mutual))  # type: ignore[arg-type]
+
+
+def make_port(directory: Path, *packages: bytes, mutual: bool = False, **limits: int) -> Iterator[Port]:
+    """Give a device on a virtual clock, without firmware, and a port on its switch."""
+    switch, clock = MemorySwitch(), VirtualClock(10**9)
+    node = switch.attach()
+    device = make_device(directory, node, clock, mutual=mutual, **limits)
     for package in packages:
         device.load_pipeline(package)
     made = Port(switch, device, clock, node)
