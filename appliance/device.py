@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -177,6 +178,14 @@ class Device:
     def stop(self) -> None:
         """Make run return; from any thread or signal handler."""
         self._dataplane.stop()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run a function on the thread that serves, between two batches; from any thread.
+
+        Raises:
+            TimeoutError: That thread does not run.
+        """
+        self._dataplane.call(function)
 
     def close(self) -> None:
         """Stop the board and give everything back; after run has returned."""
