@@ -4,6 +4,7 @@
 
     NapuError
     ├── ConfigError               a profile, manifest, lab or argument is wrong
+    │   └── CaptureError          a capture file is damaged, or is none
     ├── LinkError                 the cable
     │   ├── LinkPrivilegeError    the operating system refuses; says what would allow it
     │   ├── InterfaceError        the interface is missing, down or renamed
@@ -29,6 +30,10 @@ class NapuError(Exception):
 
 class ConfigError(NapuError):
     """A profile, manifest, lab file or argument is wrong."""
+
+
+class CaptureError(ConfigError):
+    """A file is no capture, is damaged, or is over a bound of its reader."""
 
 
 class LinkError(NapuError):
