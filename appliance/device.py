@@ -175,6 +175,18 @@ class Device:
         """
         self._dataplane.run()
 
+    def step(self) -> bool:
+        """Take one batch of frames and do what is due, in place of :meth:`run`; return whether there was anything.
+
+        Raises:
+            LinkError: The link is gone.
+        """
+        return self._dataplane.step()
+
+    def next_timer(self) -> int | None:
+        """Return when :meth:`step` has something to do without a frame, ns by the clock; None while it has not."""
+        return self._dataplane.next_timer()
+
     def stop(self) -> None:
         """Make run return; from any thread or signal handler."""
         self._dataplane.stop()

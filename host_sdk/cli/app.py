@@ -11,6 +11,7 @@ from host_sdk.cli.lab import lab_app, link
 from host_sdk.cli.load import load
 from host_sdk.cli.manage import console, status
 from host_sdk.cli.query import discover, infer, pipelines_app, stats
+from host_sdk.cli.replay import replay
 
 app = typer.Typer(
     add_completion=False,
@@ -37,3 +38,4 @@ app.add_typer(lab_app, name="lab")
 app.add_typer(ca_app, name="ca")
 app.command()(link)
 app.command()(bench)
+app.command()(replay)

@@ -267,15 +267,15 @@ def decode_message(header: Header, payload: bytes) -> Message:
     Raises:
         FrameError: With status UNSUPPORTED_FLAG, BAD_CRC or MALFORMED.
     """
-    check_flags(header.flags)
     end = len(payload)
-    if header.flags & Flag.CRC:
+    if header.flags & Flag.CRC:  # first, so that a damaged flag is not taken for one that nobody knows
         end -= CRC_SIZE
         if end < 0:
             raise FrameError(Status.MALFORMED, "no room for the CRC that a flag announces")
         (crc,) = _CRC.unpack_from(payload, end)
         if crc != message_crc(payload[:end] if end < LONG else np.frombuffer(payload, np.uint8, end), header):
             raise FrameError(Status.BAD_CRC, f"message of {len(payload)} bytes")
+    check_flags(header.flags)
     trailer = None
     if header.is_reply and header.flags & Flag.TRAILER:
         end -= TRAILER.size
