@@ -78,6 +78,13 @@ class VirtualDevice:
         """Return a port for a peer of the device."""
         return self.switch.attach(address, mtu=self._mtu, queue=QUEUE)
 
+    def step(self) -> bool:
+        """Take one batch of frames and do what is due; return whether there was anything."""
+        busy = self.device.step()
+        if busy:
+            self.on_step()
+        return busy
+
     def settle(self) -> None:
         """Do all that is to be done now.
 
@@ -85,13 +92,14 @@ class VirtualDevice:
             RuntimeError: There is no end to it.
         """
         for _ in range(MOST_STEPS):
-            if not self.device.step():
+            if not self.step():
                 return
-            self.on_step()
         raise RuntimeError(f"the device is not done after {MOST_STEPS} steps at one moment")
 
     def advance_to(self, time_ns: int) -> None:
         """Let time go by, and do what becomes due until then, each at its time."""
+        if time_ns <= self.clock.now_ns():
+            return
         while (timer := self.device.next_timer()) is not None and timer <= time_ns and self.clock.now_ns() < time_ns:
             # What gives up unfinished messages runs now and then only, so that a timer may be in the past.
             self.clock.advance_to(min(timer if timer > self.clock.now_ns() else self.clock.now_ns() + TICK_NS, time_ns))

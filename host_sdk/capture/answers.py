@@ -7,7 +7,7 @@ from host_sdk.capture.replay import header_of
 from host_sdk.wire.errors import FrameError
 from host_sdk.wire.header import Header
 from host_sdk.wire.message import Trailer, decode_message
-from host_sdk.wire.schema import HEADER_SIZE, REPLY_BIT, STAGES, Flag, Opcode, Status, is_notice
+from host_sdk.wire.schema import HEADER_SIZE, STAGES, Flag, Opcode, Status
 
 # What an answer says of the moment in which it was made, and not of what was asked. With a virtual clock, nothing of it
 # changes from one replay to the next; from a capture to its replay all of it may.
@@ -20,7 +20,7 @@ VOLATILE = frozenset(
 )
 _HEADER_FIELDS = ("opcode", "status", "flags", "pipeline", "priority", "credits", "retry_after", "fragment_size")
 _SHOWN = 40  # bytes of a value that a difference shows
-Key = tuple[str, int, int, int]  # peer, opcode, session, request
+Key = tuple[str, int, int]  # peer, session, request
 
 
 @dataclass(slots=True)
@@ -68,15 +68,16 @@ def _trailer_fields(trailer: Trailer) -> dict[str, object]:
 
 
 def gather_answers(replies: Iterable[tuple[str, bytes]]) -> dict[Key, Answer]:
-    """Return the last answer to each request that has one, by peer, opcode, session and id; notices are passed over."""
+    """Return the last answer to each INFER that has one, by peer, session and id.
+
+    The others say when they were made, and nothing about what was asked.
+    """
     found: dict[Key, Answer] = {}
     for peer, pdu in replies:
         header = header_of(pdu)
-        if header is None or not header.opcode & REPLY_BIT or is_notice(header.opcode):
+        if header is None or header.opcode != Opcode.RESULT:
             continue
-        # A session's number in OPENED is news; everybody else repeats it.
-        session = 0 if header.opcode == Opcode.OPENED else header.session
-        key = (peer, header.opcode, session, header.request)
+        key = (peer, header.session, header.request)
         answer = found.get(key)
         if answer is None or _shape(answer.header) != _shape(header):
             answer = found[key] = Answer(header, frames=answer.frames if answer else 0)
@@ -106,8 +107,8 @@ class Difference:
     now: str
 
     def __str__(self) -> str:
-        peer, opcode, session, request = self.key
-        where = f"{_name(opcode)} to {peer}, session {session:#010x}, request {request}"
+        peer, session, request = self.key
+        where = f"answer to {peer}, session {session:#010x}, request {request}"
         return f"{where}: {self.field} was {self.then}, is {self.now}"
 
 
@@ -176,7 +177,3 @@ def _shown(name: str, value: object) -> str:
     if name == "status" and value in Status.__members__.values():
         return Status(int(str(value))).name
     return str(value)
-
-
-def _name(opcode: int) -> str:
-    return Opcode(opcode).name if opcode in Opcode.__members__.values() else f"opcode {opcode:#04x}"

@@ -76,19 +76,23 @@ class Plan:
 def plan_replay(path: Path, appliance: str = "") -> Plan:
     """Read what a capture has of one appliance; operations of the control plane and sealed frames are left out.
 
-    Frames with one timestamp that follow one another are one batch, as an appliance that writes its own captures takes
-    them; which way a frame goes follows from its addresses, so that damaged ones are replayed as well.
+    Frames with one timestamp that follow one another, with nothing from the appliance in between, are one batch, as an
+    appliance that writes its own captures takes them. Which way a frame goes follows from its addresses, so that
+    damaged ones are replayed as well.
 
     Args:
         path: A pcap or pcapng file.
-        appliance: Address of the appliance; by default that which most requests go to.
+        appliance: Address of the appliance, with its UDP port where it has one; by default that which most requests go
+            to, over Ethernet or to the well-known port.
 
     Raises:
         CaptureError: The file cannot be read, is too large, or has no request.
         ConfigError: Likewise, of the reader.
     """
     pdus, size = [], 0
-    for pdu in read_capture(path):
+    _, colon, port = appliance.rpartition(":")
+    over_udp = colon and port.isdecimal() and "." in appliance
+    for pdu in read_capture(path, int(port) if over_udp else UDP_PORT):
         pdus.append(pdu)
         if (size := size + len(pdu.pdu)) > MAX_BYTES:
             raise CaptureError(f"{path} has more than {MAX_BYTES} bytes of frames; cut it with editcap")
@@ -121,15 +125,18 @@ def _find_appliance(pdus: Iterable[CapturedPdu]) -> str:
 def _batches(pdus: Iterable[CapturedPdu], appliance: str, left_out: Counter[str], *, sealed: bool) -> Iterator[Batch]:
     frames: list[tuple[str, bytes]] = []
     time_ns: int | None = None
+    answered = False
     for pdu in pdus:
+        answered |= pdu.source == appliance
         if pdu.destination != appliance:
             continue
         if (reason := _left_out(pdu.pdu, sealed=sealed)) is not None:
             left_out[reason] += 1
             continue
-        if frames and (pdu.time_ns != time_ns or len(frames) == BURST):
+        if frames and (answered or pdu.time_ns != time_ns or len(frames) == BURST):
             yield Batch(time_ns or 0, tuple(frames))
             frames = []
+        answered = False
         # Of a file that several threads wrote into, or that was merged, times may go back a little.
         time_ns = max(pdu.time_ns, time_ns or 0) if not frames else time_ns
         frames.append((pdu.source, unpadded(pdu.pdu)))

@@ -271,6 +271,7 @@ def decode_message(header: Header, payload: bytes) -> Message:
     if header.flags & Flag.CRC:  # first, so that a damaged flag is not taken for one that nobody knows
         end -= CRC_SIZE
         if end < 0:
+            check_flags(header.flags)
             raise FrameError(Status.MALFORMED, "no room for the CRC that a flag announces")
         (crc,) = _CRC.unpack_from(payload, end)
         if crc != message_crc(payload[:end] if end < LONG else np.frombuffer(payload, np.uint8, end), header):

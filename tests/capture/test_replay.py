@@ -198,7 +198,7 @@ def test_answers_are_compared_by_field() -> None:
     found = compare(gather_answers(then), gather_answers(now))
     assert (found.identical, found.alike, found.different, found.missing, found.extra) == (2, 1, 2, 1, 1)
     assert not found.same
-    told = [(entry.key[3], entry.field) for entry in found.differences]
+    told = [(entry.key[2], entry.field) for entry in found.differences]
     assert told == [(3, "priority"), (3, "body"), (4, "answer"), (6, "answer")]
     assert str(found.differences[1]).endswith("body was 6 bytes 616e73776572, is 5 bytes 77726f6e67")
     assert compare(gather_answers(then), gather_answers(then)).same

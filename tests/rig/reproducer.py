@@ -34,7 +34,7 @@ class Reproducer:
         self._taps: list[TappedLink] = []
 
     def _new(self, packages: list[bytes]) -> Path:
-        path = self._directory / f"{len(self._captures)}.pcap"
+        path = self._directory / f"capture-{len(self._captures)}.pcap"
         self._captures.append((path, packages))
         return path
 
