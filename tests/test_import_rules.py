@@ -43,7 +43,7 @@ RULES = {
         (),
         ("ai_edge_litert", "batched_model", "grpc", "mlserver", "numpy", "tritonclient", "triton_python_backend_utils"),
     ),
-    "host_sdk.capture": Rule(("host_sdk",), ("dpkt", "numpy", "scapy")),
+    "host_sdk.capture": Rule(("host_sdk",), ("dpkt", "matplotlib", "msgpack", "numpy", "scapy")),
     "host_sdk.lab": Rule(("host_sdk",), ("pyroute2",)),
     "host_sdk.cli": Rule(("host_sdk", "appliance", "firmware"), ("numpy", "rich", "typer")),
     "host_sdk.cli.contact_sheet": Rule((), ("PIL",)),

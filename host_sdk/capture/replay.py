@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import google_crc32c
-
 from host_sdk.capture.reader import CapturedPdu, read_capture
+from host_sdk.wire.crc import crc32c
 from host_sdk.wire.errors import CaptureError, FrameError
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.links.base import BURST
@@ -233,7 +232,7 @@ def _renamed(
         return pdu
     body = bytearray(pdu[HEADER_SIZE:])
     if header.flags & Flag.CRC:
-        difference = google_crc32c.value(covered_header(header)) ^ google_crc32c.value(covered_header(changed))
+        difference = crc32c(covered_header(header)) ^ crc32c(covered_header(changed))
         for index, byte in enumerate(difference.to_bytes(CRC_SIZE, "big")):
             at = header.length - CRC_SIZE + index - header.offset
             if 0 <= at < header.payload_size:

@@ -1,10 +1,10 @@
-"""A link that writes what goes through it to a pcap file: for where no switch can be tapped."""
+"""A link that writes down what goes through it, to a pcap file as a rule: for where no switch can be tapped."""
 
 import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -20,6 +20,19 @@ _RECORD = struct.Struct("<IIII")
 _HEADERS = struct.Struct(">BBHHHBBHIIHHHH")  # IPv4 without options, then UDP
 _IP_SIZE, _UDP_SIZE = 20, 8
 _ETHERTYPE = ETHERTYPE.to_bytes(2, "big")
+
+
+class FrameSink(Protocol):
+    """What a tap gives its PDUs to."""
+
+    def write(self, time_ns: int, source: int, destination: int, pdu: bytes) -> None:
+        """Take one PDU from one peer key to another."""
+
+    def flush(self) -> None:
+        """Have everything where it shall be."""
+
+    def close(self) -> None:
+        """Take no more; a second call does nothing."""
 
 
 class PcapWriter:
@@ -63,13 +76,13 @@ class TappedLink:
 
     Args:
         link: The link; closed with this one.
-        path: File to write; an old one is replaced.
+        sink: What takes them; or a pcap file to write, and an old one is replaced.
         now: Time in ns.
     """
 
-    def __init__(self, link: Link, path: Path, now: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, link: Link, sink: FrameSink | Path, now: Callable[[], int] = time.time_ns) -> None:
         self._link, self._now = link, now
-        self._file = PcapWriter(path, udp=link.kind == "udp")
+        self._file: FrameSink = PcapWriter(sink, udp=link.kind == "udp") if isinstance(sink, Path) else sink
         self.kind, self.address, self.mtu, self.smallest = link.kind, link.address, link.mtu, link.smallest
         self.capacity = link.capacity
         self.fileno, self.wait, self.allocate = link.fileno, link.wait, link.allocate

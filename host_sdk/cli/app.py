@@ -12,6 +12,7 @@ from host_sdk.cli.load import load
 from host_sdk.cli.manage import console, status
 from host_sdk.cli.query import discover, infer, pipelines_app, stats
 from host_sdk.cli.replay import replay
+from host_sdk.cli.trace import trace
 
 app = typer.Typer(
     add_completion=False,
@@ -39,3 +40,4 @@ app.add_typer(ca_app, name="ca")
 app.command()(link)
 app.command()(bench)
 app.command()(replay)
+app.command()(trace)

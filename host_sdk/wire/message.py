@@ -159,7 +159,12 @@ def crcs_of(pdus: NDArray[np.uint8], end: int) -> NDArray[np.uint32]:
     return np.array(crcs, np.uint32)
 
 
-def _encode_extensions(extensions: tuple[Extension, ...]) -> bytes:
+def encode_extensions(extensions: tuple[Extension, ...]) -> bytes:
+    """Return the extension block that a message with flag EXTENSION begins with.
+
+    Raises:
+        LocalProtocolError: A value does not fit, or the block is too long.
+    """
     parts = []
     for extension in extensions:
         padding = -len(extension.value) % 4
@@ -227,7 +232,7 @@ def _lay_out(message: Message, fragment_size: int) -> tuple[Header, list[bytes]]
     parts = []
     if message.extensions:
         flags |= Flag.EXTENSION
-        parts.append(_encode_extensions(message.extensions))
+        parts.append(encode_extensions(message.extensions))
     parts.append(message.body)
     if message.header.is_reply:
         flags = flags | Flag.TRAILER if message.trailer else flags & ~Flag.TRAILER
