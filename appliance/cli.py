@@ -144,12 +144,13 @@ def authority_of(flash: Flash) -> str:
 def configuration(arguments: argparse.Namespace, hardware: Profile, policy: Policy, link: Link) -> dict[str, str]:
     """Return how a node is set up, as its measurement has it: docs/attestation.md says what each fact is."""
     damaged = bool(arguments.faults_in or arguments.faults_out)
+    damage = "yes" if damaged else "changeable" if arguments.fault_socket else "no"
     return {
         "access": arguments.access,
         "backend": arguments.backend,
         "dla_threads": str(arguments.dla_threads),
         "frames_captured": "yes" if arguments.capture else "no",
-        "frames_damaged": "yes" if damaged else "no",
+        "frames_damaged": damage,
         "key_kinds": ",".join(sorted(kind.name.lower() for kind in policy.kinds)),
         "link": link.kind,
         "mtu": str(link.mtu),
@@ -251,6 +252,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--faults-out", default="", help="damage to do to frames that are sent")
     option("--fault-seed", type=int, default=0, help="seed of the damage: the same frames get the same (0)")
     add_capture_options(parser)
+    live = "socket at which the damage can be changed while it runs, as 'napu lab fault' does"
+    option("--fault-socket", type=Path, help=live)
     shut_in = "whom a node that runs as root runs its firmware as: a user's name, or UID:GID (65534:65534)"
     option("--firmware-user", default=f"{NOBODY.uid}:{NOBODY.gid}", metavar="USER", help=shut_in)
     option("--name", default="", help="name for people; the address by default")
@@ -303,15 +306,18 @@ def node(arguments: argparse.Namespace) -> None:
             dla_threads=arguments.dla_threads,
             mutual=arguments.access == MUTUAL,
         )
-        wire, capture = _damaged(choice.link, arguments.faults_in, arguments.faults_out, arguments.fault_seed), None
+        damaged = _damaged(choice.link, arguments)
+        wire, capture = damaged, None
         if arguments.capture:
-            wire, capture = captured(wire, arguments)
+            wire, capture = captured(damaged, arguments)
             stack.callback(capture.close)
             options = replace(options, tap=capture)
         if arguments.dla_threads > 1:
             sys.setswitchinterval(SWITCH_INTERVAL_S)
         device = Device(hardware, wire, store, rom.launch, clock, options)
         stack.callback(device.close)
+        if arguments.fault_socket:
+            stack.callback(_control_faults(damaged, arguments, device))
         device.board.attach(rom)
         constants = Constants(str(device.facts()["device"]), rom_digest(), facts)
         check_constants(constants)
@@ -325,16 +331,29 @@ def node(arguments: argparse.Namespace) -> None:
         _serve(device, arguments.ready_fd, tell)
 
 
-def _damaged(link: Link, faults_in: str, faults_out: str, seed: int) -> Link:
-    """Return a link with the damage that was asked for, or as it is where none was."""
-    if not faults_in and not faults_out:
+def _damaged(link: Link, arguments: argparse.Namespace) -> Link:
+    """Return a link with the damage that was asked for, or as it is where there is none and never will be."""
+    faults_in, faults_out = arguments.faults_in, arguments.faults_out
+    if not (faults_in or faults_out or arguments.fault_socket):
         return link
     # Here, as it takes megabytes that a node without faults can do without.
     from host_sdk.wire.links.faults import parse_faults
     from host_sdk.wire.links.faulty import FaultyLink
 
-    _log.warning("frames are damaged on purpose: in %s; out %s", faults_in or "not", faults_out or "not")
+    if faults_in or faults_out:
+        _log.warning("frames are damaged on purpose: in %s; out %s", faults_in or "not", faults_out or "not")
+    seed = arguments.fault_seed
     return FaultyLink(link, parse_faults(faults_out), parse_faults(faults_in), seed, time.monotonic_ns)
+
+
+def _control_faults(wire: Link, arguments: argparse.Namespace, device: Device) -> Callable[[], None]:
+    """Let the damage be changed at a socket; return what ends that."""
+    from host_sdk.wire.links.fault_control import FaultControl
+    from host_sdk.wire.links.faulty import FaultyLink
+
+    assert isinstance(wire, FaultyLink)  # noqa: S101 - it is damaged or can be, as there is a socket
+    texts = (arguments.faults_in, arguments.faults_out)
+    return FaultControl(arguments.fault_socket, wire, texts, device.call).close
 
 
 def _stop_with_owner(owner_fd: int, device: Device) -> None:

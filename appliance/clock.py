@@ -36,3 +36,7 @@ class VirtualClock:
         if by_ns < 0:
             raise ValueError("a monotonic clock does not go back")
         self._now += by_ns
+
+    def advance_to(self, time_ns: int) -> None:
+        """Move forward to a time; one that has been is no error, and changes nothing."""
+        self._now = max(self._now, time_ns)

@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -177,9 +178,29 @@ class Device:
         """
         self._dataplane.run()
 
+    def step(self) -> bool:
+        """Take one batch of frames and do what is due, in place of :meth:`run`; return whether there was anything.
+
+        Raises:
+            LinkError: The link is gone.
+        """
+        return self._dataplane.step()
+
+    def next_timer(self) -> int | None:
+        """Return when :meth:`step` has something to do without a frame, ns by the clock; None while it has not."""
+        return self._dataplane.next_timer()
+
     def stop(self) -> None:
         """Make run return; from any thread or signal handler."""
         self._dataplane.stop()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run a function on the thread that serves, between two batches; from any thread.
+
+        Raises:
+            TimeoutError: That thread does not run.
+        """
+        self._dataplane.call(function)
 
     def close(self) -> None:
         """Stop the board and give everything back; after run has returned."""

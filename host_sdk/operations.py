@@ -15,6 +15,7 @@ from host_sdk.wire.exchange.answers import Announced, Event
 from host_sdk.wire.exchange.request import Request
 from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import BROADCAST
+from host_sdk.wire.message import Extension
 from host_sdk.wire.schema import Flag, Opcode
 
 if TYPE_CHECKING:  # TLS takes a while to load, and not everybody has an identity
@@ -50,6 +51,8 @@ class InferOptions:
         crc: Whether request and reply carry a CRC-32C, end to end.
         trailer: Whether the reply says how it was made.
         once: Whether it is executed at most once, however often it is sent; else, at least once if it is answered.
+        extensions: What the request carries besides, as :mod:`host_sdk.wire.trace_context`. Appliances take requests
+            with extensions one by one, so that many of them are slower.
     """
 
     deadline: float | None = None
@@ -57,6 +60,7 @@ class InferOptions:
     crc: bool = True
     trailer: bool = True
     once: bool = True
+    extensions: tuple[Extension, ...] = ()
 
     def header(self, handle: int) -> Header:
         """Return the header of a request with these options.
@@ -69,7 +73,12 @@ class InferOptions:
         deadline = 0 if self.deadline is None else round(self.deadline * 1e6)
         if self.deadline is not None and not 1 <= deadline < 1 << 32:
             raise ConfigError(f"deadline of {self.deadline} s; it must be 1 µs to 4294 s")
-        chosen = ((self.crc, Flag.CRC), (self.trailer, Flag.TRAILER), (self.once, Flag.ONCE))
+        chosen = (
+            (self.crc, Flag.CRC),
+            (self.trailer, Flag.TRAILER),
+            (self.once, Flag.ONCE),
+            (self.extensions, Flag.EXTENSION),
+        )
         flags = sum(int(flag) for wanted, flag in chosen if wanted)
         return Header(Opcode.INFER, 0, flags, pipeline=handle, priority=self.priority, deadline=deadline)
 

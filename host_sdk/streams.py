@@ -18,6 +18,7 @@ from host_sdk.wire.errors import (
 )
 from host_sdk.wire.exchange.answers import Answers
 from host_sdk.wire.header import Header
+from host_sdk.wire.message import encode_extensions
 
 Data = bytes | NDArray[Any]
 _MENDS = 2  # times that an inference is asked for again because a session or a handle was forgotten
@@ -80,6 +81,7 @@ class Stream:
 
     def __init__(self, operations: Operations, number: int, name: str, options: InferOptions) -> None:
         options.header(0)
+        self._block = encode_extensions(options.extensions) if options.extensions else b""
         self.name = name
         self.results: dict[int, Inference | NapuError] = {}
         self.held: list[_Held] = []
@@ -131,6 +133,8 @@ class Stream:
         operations, sequence = self._operations, chunk.sequence
         tokens = np.array(sequence, np.int64)
         tokens += self._base
+        if self._block:
+            bodies = [self._block + bytes(body) for body in bodies]
         operations.engine.infer(route, chunk.plan.header, bodies, tokens, ns(operations.timeout.request))
         self._chunks.update(dict.fromkeys(sequence, chunk))
 

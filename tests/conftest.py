@@ -8,6 +8,8 @@ one. Where a test makes no sense on a machine at all, whatever is installed ther
 import os
 import signal
 from collections.abc import Generator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -34,9 +36,21 @@ def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         report.longrepr = f"skipped in CI: {reason}"
 
 
+@pytest.fixture
+def reproducer(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Keep the captures of a test that fails; see :mod:`tests.rig.reproducer`."""
+    # Here, as most tests need nothing of what it takes to make a device.
+    from tests.rig.reproducer import Reproducer
+
+    return Reproducer(request.node.name, tmp_path)
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    kept = getattr(item, "funcargs", {}).get("reproducer")
+    if kept is not None and report.when == "call" and report.failed:
+        report.sections.append(("to reproduce", "\n".join(kept.leave())))
     if IN_CI:
         refuse_skip(report)
     return report

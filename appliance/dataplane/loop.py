@@ -203,10 +203,14 @@ class Dataplane:
             count += 1
         return count
 
+    def next_timer(self) -> int | None:
+        """Return when there is something to do without a frame, ns by the clock; None while there is not."""
+        timers = (self._service.next_timer(), self._state.reassembler.next_timer(), self._landing.next_timer())
+        return min((entry for entry in timers if entry is not None), default=None)
+
     def _sleep(self) -> None:
         """Wait for frames, letters, calls or the next timer."""
-        timers = (self._service.next_timer(), self._state.reassembler.next_timer(), self._landing.next_timer())
-        timer = min((entry for entry in timers if entry is not None), default=None)
+        timer = self.next_timer()
         timeout = None if timer is None else max(0, timer - self._clock.now_ns())
         if self._waiter.wait(timeout) and self._waiter.ready(_WAKE):
             os.eventfd_read(self._wake_fd)

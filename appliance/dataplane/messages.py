@@ -99,7 +99,6 @@ class Messages:
         header = decode_header(pdu.data, self._link.smallest)
         payload = pdu[HEADER_SIZE : HEADER_SIZE + header.payload_size].tobytes()
         try:
-            check_flags(header.flags)
             check_length(header.length, self._state.reassembler.limits.message)
             self._take_whole(peer, header, Whole(payload, now, HEADER_SIZE + len(payload)), now)
         except FrameError as error:

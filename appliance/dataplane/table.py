@@ -45,7 +45,8 @@ class Loaded:
 
     def served(self, count: int, took_ns: int) -> None:
         """Take a batch into the pace; one that took very long, as when the processor was away, only in part."""
-        self.pace_ns += (min(took_ns / count, _OUTLIER * self.pace_ns) - self.pace_ns) / 8
+        took = max(took_ns / count, 1.0)  # on a clock that stands still meanwhile it would come to nothing
+        self.pace_ns += (min(took, _OUTLIER * self.pace_ns) - self.pace_ns) / 8
 
 
 class PipelineTable:

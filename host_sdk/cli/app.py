@@ -8,13 +8,15 @@ from host_sdk.cli.ca import ca_app
 from host_sdk.cli.capture import capture
 from host_sdk.cli.conformance import conformance
 from host_sdk.cli.demo import demo
-from host_sdk.cli.explain import decode, explain
 from host_sdk.cli.dissector import dissector_app
+from host_sdk.cli.explain import decode, explain
 from host_sdk.cli.fw import fw_app
 from host_sdk.cli.lab import lab_app, link
 from host_sdk.cli.load import load
 from host_sdk.cli.manage import console, status
 from host_sdk.cli.query import discover, infer, pipelines_app, stats
+from host_sdk.cli.replay import replay
+from host_sdk.cli.trace import trace
 
 app = typer.Typer(
     add_completion=False,
@@ -46,3 +48,5 @@ app.command()(explain)
 app.add_typer(dissector_app, name="dissector")
 app.command()(bench)
 app.command()(conformance)
+app.command()(replay)
+app.command()(trace)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from host_sdk.capture.tapped import TappedUdpLink
+from host_sdk.capture.tapped import TappedLink
 from host_sdk.cli.demo_images import held_out
 from host_sdk.client import NapuClient
 from host_sdk.results import Inference
@@ -34,7 +34,7 @@ def main(
     """Find appliances, send images, say what came back."""
     try:
         choice = open_link(link, peers=target or ())
-        opened: Link = choice.link if tap is None else TappedUdpLink(choice.link, tap)
+        opened: Link = choice.link if tap is None else TappedLink(choice.link, tap)
         with NapuClient(opened, target) as napu:
             address = opened.format_address(opened.address)
             result = {"link": opened.kind, "address": address, "reason": choice.reason, **_run(napu, images)}

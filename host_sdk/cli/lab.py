@@ -2,14 +2,16 @@
 
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 
 from host_sdk.cli.output import INSIDE, JsonOption, become_host, err, failures, out, print_json, table
 from host_sdk.lab.lab import Lab
+from host_sdk.lab.state import NodeState
 from host_sdk.lab.topology import DEFAULT_MTU, Appliance, Topology, default_mac
+from host_sdk.wire.errors import ConfigError, NapuError
 from host_sdk.wire.links.auto import default_interface, probe
 
 lab_app = typer.Typer(help="Labs in network namespaces of this machine.", no_args_is_help=True)
@@ -26,17 +28,27 @@ def node_command(appliance: Appliance, link: str) -> list[str]:
         *("--flash", "{flash}", "--ready-fd", "{ready_fd}"),
         *("--access", "open"),
         *("--link", f"{link}:eth0", "--profile", appliance.profile, "--name", appliance.name),
+        *("--faults-in", appliance.faults_in, "--faults-out", appliance.faults_out),
+        *("--fault-seed", str(appliance.fault_seed), "--fault-socket", "{faults}"),
         *appliance.arguments,
     ]
 
 
-def make_topology(name: str, nodes: int, mtu: int, link: str, profile: str) -> Topology:
-    """Return a lab of ``nodes`` equal appliances.
+def make_topology(
+    name: str, nodes: int, mtu: int, link: str, profile: str, faults: tuple[str, str, int] = ("", "", 0)
+) -> Topology:
+    """Return a lab of ``nodes`` equal appliances; ``faults`` are those in and out, and their seed.
 
     Raises:
         ConfigError: A value is out of range.
     """
-    appliances = tuple(Appliance(f"napu{index}", default_mac(index), profile) for index in range(1, nodes + 1))
+    plain = [Appliance(f"napu{index}", default_mac(index), profile) for index in range(1, nodes + 1)]
+    there, back, seed = faults
+    appliances = tuple(
+        # Each its own seed: appliances that lose the same frames would be one cable.
+        replace(each, faults_in=there, faults_out=back, fault_seed=seed + index)
+        for index, each in enumerate(plain)
+    )
     topology = Topology(name, appliances, mtu=mtu, link=link)
     return topology.with_commands(lambda appliance: node_command(appliance, link))
 
@@ -48,6 +60,9 @@ def up(
     mtu: Annotated[int, typer.Option(help="Bytes of the largest PDU on the cables.")] = DEFAULT_MTU,
     link: Annotated[str, typer.Option(help="What carries the appliances' frames: auto, xdp or packet.")] = "auto",
     profile: Annotated[str, typer.Option(help="Hardware profile of the appliances.")] = DEFAULT_PROFILE,
+    faults_in: Annotated[str, typer.Option(help="Damage to frames that reach the appliances: loss=5%,…")] = "",
+    faults_out: Annotated[str, typer.Option(help="Damage to frames that they send.")] = "",
+    fault_seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Bring up a lab: a switch, a host and appliances, and leave it running.
@@ -57,7 +72,8 @@ def up(
     with failures(as_json=as_json):
         if not as_json:
             err.print(f"bringing up lab {name}: a switch, a host, {nodes} appliances …", style="dim")
-        state = Lab.up(make_topology(name, nodes, mtu, link, profile), detach=True).status()
+        faults = (faults_in, faults_out, fault_seed)
+        state = Lab.up(make_topology(name, nodes, mtu, link, profile, faults), detach=True).status()
     if as_json:
         print_json(asdict(state))
     else:
@@ -76,21 +92,66 @@ def down(name: NameOption = DEFAULT_LAB, as_json: JsonOption = False) -> None:
 
 
 @lab_app.command()
+def fault(
+    node: Annotated[str, typer.Argument(help="Name of an appliance, as 'napu lab status' shows it.")],
+    faults_in: Annotated[str | None, typer.Option("--in", help="Damage to frames that reach it: loss=5%,…")] = None,
+    faults_out: Annotated[str | None, typer.Option("--out", help="Damage to frames that it sends.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="No damage any more.")] = False,
+    lab: Annotated[str, typer.Option(help="The lab; by default the only one that is up.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Change the damage that an appliance of a lab does to frames, at once; without an option, show it."""
+    with failures(as_json=as_json):
+        if clear and (faults_in is not None or faults_out is not None):
+            raise ConfigError("--clear takes all faults away; leave --in and --out out")
+        wanted = ("", "") if clear else (faults_in, faults_out)
+        there, back = Lab.find(lab or _only_lab()).faults(node, *wanted)
+    if as_json:
+        print_json({"node": node, "faults_in": there, "faults_out": back})
+    else:
+        out.print(f"{node}: in {there or 'no faults'}; out {back or 'no faults'}")
+
+
+def _only_lab() -> str:
+    names = sorted(Lab.names())
+    if len(names) != 1:
+        raise ConfigError(
+            f"several labs are up ({', '.join(names)}); choose one with --lab" if names else "no lab is up"
+        )
+    return names[0]
+
+
+def _shown_faults(lab: Lab, node: NodeState) -> dict[str, str] | None:
+    """Return the faults of an appliance; None where it cannot say."""
+    try:
+        there, back = lab.faults(node.name)
+    except NapuError:
+        return None
+    return {"in": there, "out": back}
+
+
+@lab_app.command()
 def status(as_json: JsonOption = False) -> None:
     """Show the labs that are up and their nodes."""
     with failures(as_json=as_json):
-        labs = {name: Lab.find(name).status() for name in sorted(Lab.names())}
+        labs = {name: Lab.find(name) for name in sorted(Lab.names())}
+        states = {name: lab.status() for name, lab in labs.items()}
+    faults = {
+        name: {node.name: _shown_faults(labs[name], node) for node in state.appliances if node.exit_code is None}
+        for name, state in states.items()
+    }
     if as_json:
-        print_json({"labs": {name: asdict(state) for name, state in labs.items()}})
+        print_json({"labs": {name: {**asdict(state), "faults": faults[name]} for name, state in states.items()}})
         return
-    if not labs:
+    if not states:
         out.print("no lab is up")
-    for name, state in labs.items():
-        shown = table(f"LAB {name}", "ADDRESS", "PID", "LINK", "STATE")
+    for name, state in states.items():
+        shown = table(f"LAB {name}", "ADDRESS", "PID", "LINK", "STATE", "FAULTS IN", "FAULTS OUT")
         for node in (state.host, *state.appliances):
             link = str((node.announcement or {}).get("link", ""))
             how = "up" if node.exit_code is None else f"ended with {node.exit_code}"
-            shown.add_row(node.name, node.mac, str(node.pid), link, how)
+            damage = faults[name].get(node.name) or {"in": "", "out": ""}
+            shown.add_row(node.name, node.mac, str(node.pid), link, how, damage["in"], damage["out"])
         out.print(shown)
 
 

@@ -78,11 +78,7 @@ def client(
     Raises:
         NapuError: The lab is not up, the identity is none, or the link cannot be opened.
     """
-    name = _choose_lab(lab, link)
-    if name:
-        become_host(name)
-    # Not xdp, which would take the frames of all other commands that run on this host.
-    place = "packet:eth0" if os.environ.get(INSIDE) and link == "auto" else link
+    place = as_host(lab, link)
     directory = identity or os.environ.get(IDENTITY)
     who = Identity.load(directory) if directory else None
     with NapuClient(place, target, timeout=Timeout(request=timeout, control=timeout), identity=who) as opened:
@@ -93,6 +89,19 @@ def client(
                 style="yellow",
             )
         yield opened
+
+
+def as_host(lab: str, link: str) -> str:
+    """Return the link to act over, as the host of a lab where one is chosen: then in a process in its namespace.
+
+    Raises:
+        NapuError: The lab is not up, or it is not clear which.
+    """
+    name = _choose_lab(lab, link)
+    if name:
+        become_host(name)
+    # Not xdp, which would take the frames of all other commands that run on this host.
+    return "packet:eth0" if os.environ.get(INSIDE) and link == "auto" else link
 
 
 def addresses(napu: NapuClient, target: list[str] | None) -> list[str]:

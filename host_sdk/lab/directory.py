@@ -71,6 +71,10 @@ class LabDirectory:
         """Return the directory that holds a node's flash."""
         return self.path / "flash" / node
 
+    def faults(self, node: str) -> Path:
+        """Return where the socket is at which a node's faults can be changed."""
+        return self.path / f"{node}.faults"
+
     def read_state(self) -> LabState | None:
         """Return the state that the keeper wrote last; None when it has not written any."""
         try:

@@ -26,6 +26,7 @@ from host_sdk.wire.errors import (
     NapuError,
     NapuTimeoutError,
 )
+from host_sdk.wire.links.fault_control import ask_faults
 from host_sdk.wire.schema import ETHERTYPE
 
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -145,6 +146,25 @@ class Lab:
             known = [SWITCH, state.host.name, *(each.name for each in state.appliances)]
             raise ConfigError(f"lab {self.name} has no node {node}; it has {', '.join(known)}")
         return [sys.executable, "-m", "host_sdk.lab.enter", "--pid", str(pid), "--", *command]
+
+    def faults(self, node: str, faults_in: str | None = None, faults_out: str | None = None) -> tuple[str, str]:
+        """Change the damage that an appliance does to its frames, from now on; return what it is then.
+
+        Args:
+            node: Name of the appliance.
+            faults_in: Damage to frames that arrive, as text; None leaves it as it is.
+            faults_out: Damage to frames that are sent; likewise.
+
+        Raises:
+            ConfigError: There is no such appliance, or a text is none of faults.
+            ClosedError: The lab has ended.
+            DeviceError: The appliance does not answer, or its command takes no faults.
+        """
+        state = self.status()
+        if all(node != each.name for each in state.appliances):
+            known = ", ".join(each.name for each in state.appliances)
+            raise ConfigError(f"lab {self.name} has no appliance {node}; it has {known}")
+        return ask_faults(self._directory.faults(node), faults_in, faults_out)
 
     def tap(self, path: Path, *, ethertype: int | None = ETHERTYPE) -> Tap:
         """Begin to capture at the switch; see :meth:`Tap.start`.

@@ -48,6 +48,7 @@ class Node:
         if flash:
             flash.mkdir(parents=True)
         self._log = directory.log(name)
+        self._faults = directory.faults(name)
         self.state = NodeState(name, mac, pid=0, log=str(self._log), flash=str(flash or ""))
         self.ready, self._ready_writer = os.pipe()
         os.set_blocking(self.ready, False)
@@ -72,7 +73,7 @@ class Node:
 
     def start(self) -> None:
         """Start the process, which makes its network namespace and waits for the cable."""
-        words = {"{ready_fd}": str(self._ready_writer), "{flash}": self.state.flash}
+        words = {"{ready_fd}": str(self._ready_writer), "{flash}": self.state.flash, "{faults}": str(self._faults)}
         command = [_fill(argument, words) for argument in self._command]
         sync = self._far_sync.fileno()
         with self._log.open("wb") as log:

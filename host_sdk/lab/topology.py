@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from host_sdk.lab.reader import Reader
 from host_sdk.wire.errors import ConfigError
+from host_sdk.wire.links.faults import parse_faults
 from host_sdk.wire.schema import MIN_MTU
 
 DEFAULT_MTU = 1500
@@ -56,7 +57,10 @@ class Appliance:
         arguments: Further arguments for the node's command line.
         command: What the node runs, argument by argument. ``{ready_fd}`` becomes the number of the descriptor
             on which the node writes one JSON object in one line when it serves, ``{flash}`` its flash
-            directory.
+            directory, ``{faults}`` the socket at which its faults can be changed.
+        faults_in: Damage to frames that arrive, as :func:`host_sdk.wire.links.faults.parse_faults` reads it.
+        faults_out: Damage to frames that are sent.
+        fault_seed: Of the damage: the same frames get the same.
     """
 
     name: str
@@ -64,10 +68,20 @@ class Appliance:
     profile: str = "napu-s"
     arguments: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
+    faults_in: str = ""
+    faults_out: str = ""
+    fault_seed: int = 0
 
     def __post_init__(self) -> None:
         check_name(self.name, "appliance")
         _check_mac(self.mac, f"appliance {self.name}")
+        for key, text in (("faults_in", self.faults_in), ("faults_out", self.faults_out)):
+            try:
+                parse_faults(text)
+            except ConfigError as error:
+                raise ConfigError(f"appliance {self.name}: {key}: {error}") from None
+        if not 0 <= self.fault_seed < 1 << 63:
+            raise ConfigError(f"appliance {self.name}: fault_seed is {self.fault_seed}; give 0 to 2^63 - 1")
         if not self.profile:
             raise ConfigError(f"appliance {self.name}: the profile is empty; name one, or leave it out")
         if self.command and not any("{ready_fd}" in argument for argument in self.command):
@@ -167,6 +181,9 @@ class Topology:
                     "profile": appliance.profile,
                     "arguments": list(appliance.arguments),
                     "command": list(appliance.command),
+                    "faults_in": appliance.faults_in,
+                    "faults_out": appliance.faults_out,
+                    "fault_seed": appliance.fault_seed,
                 }
                 for appliance in self.appliances
             ],
@@ -186,11 +203,15 @@ class Topology:
 
 
 def _read_appliance(entry: object, index: int) -> Appliance:
-    reader = Reader(entry, f"appliances[{index - 1}]", ("name", "mac", "profile", "arguments", "command"))
+    keys = ("name", "mac", "profile", "arguments", "command", "faults_in", "faults_out", "fault_seed")
+    reader = Reader(entry, f"appliances[{index - 1}]", keys)
     return Appliance(
         name=reader.text("name"),
         mac=reader.text("mac", default_mac(index)),
         profile=reader.text("profile", "napu-s"),
         arguments=reader.texts("arguments"),
         command=reader.texts("command"),
+        faults_in=reader.text("faults_in", ""),
+        faults_out=reader.text("faults_out", ""),
+        fault_seed=reader.number("fault_seed", 0),
     )

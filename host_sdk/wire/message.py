@@ -164,7 +164,12 @@ def crcs_of(pdus: NDArray[np.uint8], end: int) -> NDArray[np.uint32]:
     return np.array(crcs, np.uint32)
 
 
-def _encode_extensions(extensions: tuple[Extension, ...]) -> bytes:
+def encode_extensions(extensions: tuple[Extension, ...]) -> bytes:
+    """Return the extension block that a message with flag EXTENSION begins with.
+
+    Raises:
+        LocalProtocolError: A value does not fit, or the block is too long.
+    """
     parts = []
     for extension in extensions:
         padding = -len(extension.value) % 4
@@ -232,7 +237,7 @@ def _lay_out(message: Message, fragment_size: int) -> tuple[Header, list[bytes]]
     parts = []
     if message.extensions:
         flags |= Flag.EXTENSION
-        parts.append(_encode_extensions(message.extensions))
+        parts.append(encode_extensions(message.extensions))
     parts.append(message.body)
     if message.header.is_reply:
         flags = flags | Flag.TRAILER if message.trailer else flags & ~Flag.TRAILER
@@ -272,15 +277,16 @@ def decode_message(header: Header, payload: bytes) -> Message:
     Raises:
         FrameError: With status UNSUPPORTED_FLAG, BAD_CRC or MALFORMED.
     """
-    check_flags(header.flags)
     end = len(payload)
-    if header.flags & Flag.CRC:
+    if header.flags & Flag.CRC:  # first, so that a damaged flag is not taken for one that nobody knows
         end -= CRC_SIZE
         if end < 0:
+            check_flags(header.flags)
             raise FrameError(Status.MALFORMED, "no room for the CRC that a flag announces")
         (crc,) = _CRC.unpack_from(payload, end)
         if crc != message_crc(payload[:end] if end < LONG else np.frombuffer(payload, np.uint8, end), header):
             raise FrameError(Status.BAD_CRC, f"message of {len(payload)} bytes")
+    check_flags(header.flags)
     trailer = None
     if header.is_reply and header.flags & Flag.TRAILER:
         end -= TRAILER.size

@@ -143,7 +143,15 @@ EXTENSION_BLOCK = Layout(
     (Field("block_size", 4, "Bytes of the block, itself included; a multiple of 4, at most 1024."),),
 )
 MAX_EXTENSION_BLOCK = 1024
-
+TRACE_CONTEXT = 1  # type of the extension that says which trace a request belongs to
+TRACE_CONTEXT_LAYOUT = Layout(
+    "trace context",
+    (
+        Field("trace", 1, "Id of the trace, not all zeros.", 16),
+        Field("span", 1, "Id of the span that the request is a child of, not all zeros.", 8),
+        Field("flags", 1, "Bit 0: the trace is recorded. The others are 0."),
+    ),
+)
 
 ARRIVED = Layout(
     "arrived",

@@ -17,6 +17,7 @@ from host_sdk.wire.header import Header
 from host_sdk.wire.links.udp import UdpLink
 from host_sdk.wire.message import Message, Trailer, encode_message, fragment_frames
 from host_sdk.wire.schema import SEAL, SEAL_TAG_SIZE, UDP_PORT, Flag, Opcode, Status
+from tests.rig.nodes import node_process
 from tests.rig.tshark import (
     REQUESTER,
     RESPONDER,
@@ -27,7 +28,6 @@ from tests.rig.tshark import (
     tshark_fields,
     write_capture,
 )
-from tests.rig.nodes import node_process
 from tests.wire.golden import GOLDEN, SEALED_INFER, SESSION
 
 pytestmark = needs_tshark

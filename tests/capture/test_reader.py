@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from host_sdk.capture.reader import read_capture
-from host_sdk.capture.tapped import TappedUdpLink, ip_udp_headers
+from host_sdk.capture.tapped import TappedLink, ip_udp_headers
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.links.base import BROADCAST
 from host_sdk.wire.links.udp import UdpLink
@@ -86,7 +86,7 @@ def test_the_ip_header_has_a_right_checksum() -> None:
 
 def test_a_tapped_link_writes_what_it_sends_and_receives(tmp_path: Path) -> None:
     server = UdpLink("127.0.0.1", 0)
-    tapped = TappedUdpLink(UdpLink("127.0.0.1", 0, peers=[server.format_address(server.address)]), tmp_path / "t.pcap")
+    tapped = TappedLink(UdpLink("127.0.0.1", 0, peers=[server.format_address(server.address)]), tmp_path / "t.pcap")
     try:
         out = tapped.allocate(2)
         for index, peer in enumerate((BROADCAST, server.address)):

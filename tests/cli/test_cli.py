@@ -141,6 +141,28 @@ def test_lab_status_and_a_second_lab_of_the_same_name(lab: str) -> None:
 
 
 @needs_namespaces
+def test_faults_of_one_appliance_come_and_go_while_it_serves(lab: str) -> None:
+    def show() -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = json.loads(napu("lab", "status", "--json").stdout)["labs"][lab]["faults"]
+        return found
+
+    clean = {"in": "", "out": ""}
+    assert show() == {"napu1": clean, "napu2": clean}
+    hole = napu("lab", "fault", "napu1", "--in", "blackhole=0s-3600s", "--lab", lab, "--json")
+    assert json.loads(hole.stdout) == {"node": "napu1", "faults_in": "blackhole=0s-3600s", "faults_out": ""}
+    assert show() == {"napu1": {"in": "blackhole=0s-3600s", "out": ""}, "napu2": clean}
+    assert "blackhole=0s-3600s" in napu("lab", "status").stdout
+    found = json.loads(napu("discover", "--lab", lab, "--json").stdout)["appliances"]
+    assert [entry["name"] for entry in found] == ["napu2"]
+    for wrong, word in ((("napu1", "--out", "los=5%"), "did you mean loss"), (("napu3",), "napu1, napu2")):
+        refused = napu("lab", "fault", *wrong, "--lab", lab)
+        assert (refused.returncode, word in refused.stderr) == (2, True)
+    assert napu("lab", "fault", "napu1", "--clear", "--lab", lab).stdout == "napu1: in no faults; out no faults\n"
+    found = json.loads(napu("discover", "--lab", lab, "--json").stdout)["appliances"]
+    assert [entry["name"] for entry in found] == ["napu1", "napu2"]
+
+
+@needs_namespaces
 def test_link_says_what_works(lab: str) -> None:
     links = json.loads(napu("link", "--lab", lab, "--json").stdout)
     assert links["interface"] == "eth0"

@@ -33,6 +33,9 @@ def test_everything_can_be_said() -> None:
                 "profile": "edge",
                 "arguments": ["--seed", "7"],
                 "command": ["node", "--ready-fd={ready_fd}"],
+                "faults_in": "loss=5%",
+                "faults_out": "delay=1ms",
+                "fault_seed": 7,
             },
             {"name": "b"},
         ],
@@ -40,6 +43,7 @@ def test_everything_can_be_said() -> None:
     topology = Topology.from_mapping(data)
     assert topology.host == Host("sender", "02:00:00:00:00:fe")
     first = Appliance("a", "02:00:00:00:00:01", "edge", ("--seed", "7"), ("node", "--ready-fd={ready_fd}"))
+    first = replace(first, faults_in="loss=5%", faults_out="delay=1ms", fault_seed=7)
     assert topology.appliances[0] == first
     assert topology.appliances[1].mac == "02:6e:61:70:75:02"
 
@@ -96,6 +100,9 @@ def test_plain_data_and_back(
         ({"appliances": [{"name": "a", "arguments": ["--seed", 7]}]}, "list of text"),
         ({"appliances": [{"name": "a", "profile": ""}]}, "profile is empty"),
         ({"appliances": [{"name": "a", "command": ["node"]}]}, "no {ready_fd}"),
+        ({"appliances": [{"name": "a", "faults_in": "los=5%"}]}, "appliance a: faults_in: .*did you mean loss"),
+        ({"appliances": [{"name": "a", "faults_out": 5}]}, "faults_out is 5; it must be text"),
+        ({"appliances": [{"name": "a", "fault_seed": -1}]}, "fault_seed is -1"),
         ({"host": {"name": "a b"}}, "no name"),
         ({"host": []}, "not a mapping"),
     ],

@@ -18,6 +18,7 @@ from host_sdk.wire.message import (
     encode_message,
     fragment_frames,
     fragment_size_for,
+    message_crc,
 )
 from host_sdk.wire.schema import (
     HEADER_SIZE,
@@ -110,7 +111,7 @@ def test_any_extension_block_is_one_or_malformed(size: int, rest: bytes) -> None
     ("header", "payload", "status"),
     [
         (replace(INFER, flags=0x10), b"", Status.UNSUPPORTED_FLAG),
-        (replace(INFER, flags=0x8001), b"", Status.UNSUPPORTED_FLAG),  # before the CRC is looked for
+        (replace(INFER, flags=0x8001), b"", Status.UNSUPPORTED_FLAG),  # and no room for a CRC
         (replace(INFER, flags=Flag.CRC), b"abc", Status.MALFORMED),
         (replace(INFER, flags=Flag.CRC), b"abcd", Status.BAD_CRC),
         (replace(RESULT, flags=Flag.TRAILER), bytes(63), Status.MALFORMED),
@@ -176,3 +177,11 @@ def test_fragment_size_leaves_room_for_the_header() -> None:
     assert fragment_size_for(1500) == 1468
     assert fragment_size_for(MIN_MTU) == 544
     assert fragment_size_for(1 << 20) == 0xFFFF
+
+
+def test_a_flag_that_was_damaged_is_a_wrong_crc_and_no_unknown_flag() -> None:
+    header, payload = encode_message(Message(replace(INFER, flags=Flag.CRC), b"body"), 100)
+    assert refusal(replace(header, flags=header.flags | 0x4000), payload) is Status.BAD_CRC
+    unknown = replace(header, flags=header.flags | 0x4000)
+    sound = payload[:-4] + message_crc(payload[:-4], unknown).to_bytes(4, "big")
+    assert refusal(unknown, sound) is Status.UNSUPPORTED_FLAG

@@ -12,6 +12,7 @@ from host_sdk.wire.errors import ConfigError
 _CHANCES = ("loss", "burst_enter", "burst_leave", "burst_loss", "duplicate", "reorder", "flip", "truncate")
 _TIMES = ("reorder_ns", "delay_ns", "jitter_ns")
 _LONGEST_NS = 3_600_000_000_000
+_LAST_FRAGMENT = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class Faults:
         burst_leave: Chance to go back, at a frame; the bad state lasts 1 / burst_leave frames on average.
         burst_loss: Chance that a frame is lost in the bad state.
         nth: Numbers of frames that are lost, the first frame being 1.
+        fragment: Indices of fragments that are lost: 0 is the first of a message, and all of a message of one frame.
+        fragment_times: Frames that are lost so at most; 0 is without limit.
         duplicate: Chance that a frame comes twice, one behind the other.
         reorder: Chance that a frame is held back.
         reorder_frames: Frames that overtake a frame held back.
@@ -46,6 +49,8 @@ class Faults:
     burst_leave: float = 0.25
     burst_loss: float = 1.0
     nth: frozenset[int] = frozenset()
+    fragment: frozenset[int] = frozenset()
+    fragment_times: int = 1
     duplicate: float = 0.0
     reorder: float = 0.0
     reorder_frames: int = 3
@@ -75,6 +80,10 @@ class Faults:
             raise ConfigError(f"faults: rate is in bit/s and 0 (no limit) or more, not {self.rate}")
         if any(number < 1 for number in self.nth):
             raise ConfigError(f"faults: nth counts frames from 1, so it has no {min(self.nth)}")
+        if any(not 0 <= index <= _LAST_FRAGMENT for index in self.fragment):
+            raise ConfigError(f"faults: fragment is an index from 0 to {_LAST_FRAGMENT}, not {max(self.fragment)}")
+        if self.fragment_times < 0:
+            raise ConfigError(f"faults: fragment_times is 0 (no limit) or more, not {self.fragment_times}")
         if self.blackhole is not None and not 0 <= self.blackhole[0] < self.blackhole[1]:
             raise ConfigError(f"faults: a blackhole begins at 0 or later and ends after that, not {self.blackhole}")
 
@@ -133,6 +142,8 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "burst-leave": ("burst_leave", _chance),
     "burst-loss": ("burst_loss", _chance),
     "nth": ("nth", _numbers),
+    "fragment": ("fragment", _numbers),
+    "fragment-times": ("fragment_times", _count),
     "duplicate": ("duplicate", _chance),
     "reorder": ("reorder", _chance),
     "reorder-frames": ("reorder_frames", _count),

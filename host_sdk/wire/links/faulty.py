@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host_sdk.wire.errors import ClosedError, ConfigError, LinkError
+from host_sdk.wire.header import gather_headers
 from host_sdk.wire.links.base import BURST, FrameBatch, Link, LinkStatistics, records
 from host_sdk.wire.links.faults import Faults
 from host_sdk.wire.links.held import HeldFrames
 from host_sdk.wire.links.mmsg import count_drops
 from host_sdk.wire.links.waiting import Timer, Waiter
+from host_sdk.wire.schema import HEADER_SIZE
 
 Clock = Callable[[], int]
 _RETRY_NS = 500_000  # pause before frames that the link had no buffers for are offered again
@@ -24,11 +26,12 @@ class FaultyLink:
     """A link on which frames are lost, damaged, doubled, late, or out of order, as :class:`Faults` say.
 
     The same faults, seed, frames and times give the same faults, however the frames are divided into batches. What
-    happened is counted: in the drops as ``fault_lost``, ``fault_nth``, ``fault_blackhole`` and ``fault_queue_full``, in
-    the statistics' ``faults`` as ``duplicated``, ``truncated``, ``flipped``, ``reordered`` and ``delayed``, behind
-    ``rx_`` or ``tx_``. A frame that is lost on the way out was sent, for its owner.
+    happened is counted: in the drops as ``fault_lost``, ``fault_nth``, ``fault_fragment``, ``fault_blackhole`` and
+    ``fault_queue_full``, in the statistics' ``faults`` as ``duplicated``, ``truncated``, ``flipped``, ``reordered`` and
+    ``delayed``, behind ``rx_`` or ``tx_``. A frame that is lost on the way out was sent, for its owner.
 
-    Frames that are late are copied. Those on the way out leave while the owner receives, sends or waits.
+    Frames that are late are copied. Those on the way out leave while the owner receives, sends or waits. While nothing
+    is to happen on the way out, the owner writes into the wrapped link's own buffers.
 
     Args:
         link: What carries the frames; closed with this one.
@@ -104,6 +107,8 @@ class FaultyLink:
     def allocate(self, count: int) -> FrameBatch:
         """Return up to ``count`` buffers to write PDUs into."""
         self._check_open()
+        if self._out.passes_all:
+            return self._link.allocate(count)
         count = min(count, BURST)
         empty = np.zeros(count, np.int64)
         return FrameBatch(self._slab, self._starts[:count], empty, np.zeros(count, np.uint64))
@@ -115,6 +120,8 @@ class FaultyLink:
             LinkError: The link is gone.
         """
         self._check_open()
+        if batch.memory is not self._slab:  # the link's own, as nothing was to happen to them
+            return self._link.send(batch)
         now = self._clock()
         passed = self._out.pass_on(batch, now) if len(batch) else batch
         refused = 0
@@ -255,7 +262,12 @@ class _Direction:
         self.faults = faults
         self._idle = faults == Faults()
         self._began = now
-        self._seen = 0
+        self._seen = self._fragments_lost = 0
+
+    @property
+    def passes_all(self) -> bool:
+        """Whether every frame goes through as it is, and at once."""
+        return self._idle and not len(self.held)
 
     def pass_on(self, batch: FrameBatch, now: int) -> FrameBatch:
         """Let a batch of one frame or more through, and return what passes at once.
@@ -265,7 +277,7 @@ class _Direction:
         if self._idle:
             return self.postpone(batch, now) if len(self.held) else batch
         draws = self._generator.random((len(batch), _DRAWS))
-        chosen = self._survivors(draws, now)
+        chosen = self._survivors(batch, draws, now)
         if self.faults.duplicate:
             twice = draws[chosen, _DUPLICATE] < self.faults.duplicate
             self._count("duplicated", twice)
@@ -278,7 +290,7 @@ class _Direction:
             return self._hold(passed, draws, flipped, now)
         return passed
 
-    def _survivors(self, draws: NDArray[np.float64], now: int) -> NDArray[np.int64]:
+    def _survivors(self, batch: FrameBatch, draws: NDArray[np.float64], now: int) -> NDArray[np.int64]:
         """Return the indices of the frames that are not lost."""
         faults, count, first = self.faults, len(draws), self._seen + 1
         self._seen += count
@@ -289,10 +301,24 @@ class _Direction:
         if faults.nth:
             kept[[number - first for number in faults.nth if first <= number < first + count]] = False
             count_drops(self.drops, "fault_nth", count - int(np.count_nonzero(kept)))
+        if faults.fragment:
+            kept[self._given_fragments(batch, kept)] = False
         chance = self._loss_chances(draws[:, _STATE]) if faults.burst_enter else faults.loss
         lost = kept & (draws[:, _LOSS] < chance)
         count_drops(self.drops, "fault_lost", int(np.count_nonzero(lost)))
         return np.flatnonzero(kept & ~lost)
+
+    def _given_fragments(self, batch: FrameBatch, kept: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Return the indices of the frames that are lost as they carry a given fragment."""
+        whole = kept & (batch.lengths >= HEADER_SIZE)
+        if not whole.any():  # then the memory may be shorter than a header
+            return np.empty(0, np.intp)
+        given = np.flatnonzero(whole & np.isin(gather_headers(batch)["fragment"], list(self.faults.fragment)))
+        if self.faults.fragment_times:
+            given = given[: self.faults.fragment_times - self._fragments_lost]
+        self._fragments_lost += len(given)
+        count_drops(self.drops, "fault_fragment", len(given))
+        return given
 
     def _loss_chances(self, draws: NDArray[np.float64]) -> NDArray[np.float64]:
         """Move the Gilbert-Elliott model on by a frame for each draw and return the chance of loss for each."""

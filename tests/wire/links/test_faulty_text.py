@@ -26,12 +26,14 @@ def test_a_line_of_text_has_all_faults() -> None:
         nth=frozenset({3}),
     )
     text = " burst-enter = 1%, burst-leave=.3,burst-loss=90%,nth=1+7+7,"
-    text += "reorder-frames=9,reorder-time=1.5s,blackhole=0s-2ms,"
+    text += "fragment=0+3,fragment-times=0,reorder-frames=9,reorder-time=1.5s,blackhole=0s-2ms,"
     assert parse_faults(text) == Faults(
         burst_enter=0.01,
         burst_leave=0.3,
         burst_loss=0.9,
         nth=frozenset({1, 7}),
+        fragment=frozenset({0, 3}),
+        fragment_times=0,
         reorder_frames=9,
         reorder_ns=1_500_000_000,
         blackhole=(0, 2_000_000),
@@ -77,6 +79,8 @@ def test_rates(text: str, value: int) -> None:
         ("nth=0", "nth counts frames from 1, so it has no 0"),
         ("nth=1+", "nth: '' is not a number of frames"),
         ("nth=x", "nth: 'x' is not a number of frames"),
+        ("fragment=1+65536", "fragment is an index from 0 to 65535, not 65536"),
+        ("fragment=-1", "fragment: '-1' is not a number of frames"),
         ("reorder-frames=0", "reorder_frames is 1 or more, not 0"),
         ("blackhole=1s", "'1s' is not a period; write it as 2s-3.5s"),
         ("blackhole=2s-1s", "begins at 0 or later and ends after that"),
@@ -99,6 +103,8 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
         {"jitter_ns": 1 << 60},
         {"rate": -1},
         {"nth": frozenset({5, -2})},
+        {"fragment": frozenset({-1})},
+        {"fragment_times": -1},
         {"blackhole": (-1, 5)},
     ],
 )
