@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from host_sdk.access.identity import Identity
 from host_sdk.attestation import collect_evidence, new_nonce
@@ -19,6 +19,9 @@ from host_sdk.wire.errors import LinkError, NapuError
 from host_sdk.wire.exchange.answers import Announced
 from host_sdk.wire.exchange.pace import RequesterLimits
 from host_sdk.wire.links.base import Link
+
+if TYPE_CHECKING:
+    from host_sdk.wire.sealed.keys import SealKey
 
 Result = TypeVar("Result")
 
@@ -103,6 +106,15 @@ class NapuClient:
         """
         fresh = new_nonce() if nonce is None else nonce
         return self._run(self._operations.on(target, lambda peer: collect_evidence(self._operations, peer, fresh)))
+
+    def seal_key(self, target: str) -> "SealKey | None":
+        """Return the key that frames to an appliance are sealed with; None without an identity.
+
+        Raises:
+            StatusError: The appliance grants none.
+            NapuTimeoutError: It does not answer.
+        """
+        return self._run(self._operations.on(target, self._operations.seal_key))
 
     def proven_device(self, target: str) -> str:
         """Return the device that has proved by its certificate that it is at an address; empty without an identity.

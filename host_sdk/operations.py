@@ -21,6 +21,7 @@ from host_sdk.wire.schema import Flag, Opcode
 if TYPE_CHECKING:  # TLS takes a while to load, and not everybody has an identity
     from host_sdk.access.control import SecureControl
     from host_sdk.access.sealing import Sealing
+    from host_sdk.wire.sealed.keys import SealKey
 
 Result = TypeVar("Result")
 Operation = Generator[Request, list[Event], Result]
@@ -142,6 +143,13 @@ class Operations:
             return (yield from operation(self.engine.link.parse_address(target)))
         targets = yield from self.find_targets()
         return (yield from operation(targets[0]))
+
+    def seal_key(self, peer: int) -> "Operation[SealKey | None]":
+        """Return the key that frames to an appliance are sealed with, which may be asked for; None without identity."""
+        if self.sealing is None:
+            return None
+        yield from self.sealing.grant(peer, ns(self.timeout.control))
+        return self.sealing.key(peer)
 
     def control(self, peer: int, operation: str, **arguments: Any) -> Operation[dict[str, Any]]:
         """Run an operation of the control plane and return its answer.

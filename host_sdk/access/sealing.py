@@ -67,6 +67,10 @@ class Sealing:
         if self.route(peer) is None:
             yield from self._ask(peer, 0, timeout_ns)
 
+    def key(self, peer: int) -> SealKey | None:
+        """Return the key of an appliance that was asked for last, None without one."""
+        return self._current.get(peer, (None, 0))[0]
+
     @property
     def doubtful(self) -> bool:
         """Whether there are hints that a key is not known any more, and it is time to ask."""

@@ -66,7 +66,7 @@ def connected(
         target = Target(link, peer, time.monotonic_ns, second, forge)
         rig = Rig(target, patience)
         greet(rig, link.format_address(peer))
-        listed = _described(rig, spec, link.format_address(peer), identity)
+        listed = _described(rig, link.format_address(peer), identity)
         choose_work(rig, listed, pipeline, body)
         yield rig
 
@@ -115,14 +115,16 @@ def greet(rig: Rig, name: str) -> None:
     raise DeadTargetError(f"{name} does not answer a DISCOVER: {problem}")
 
 
-def _described(rig: Rig, spec: str, address: str, identity: Path | None) -> list[Pipeline]:
-    """Return the pipelines of a target, as far as one may ask for them."""
+def _described(rig: Rig, address: str, identity: Path | None) -> list[Pipeline]:
+    """Return the pipelines of a target, as far as one may ask for them; with an identity, get a key as well."""
     if rig.target.open_access:
         return described(rig)
     if identity is None:
         return []
-    with NapuClient(spec, address, identity=Identity.load(identity)) as client:
-        return client.pipelines()
+    # Over the rig's own link, as a key is good between two addresses; who opened that closes it.
+    client = NapuClient(rig.target.link, address, identity=Identity.load(identity))
+    rig.target.key = client.seal_key(address)
+    return client.pipelines()
 
 
 def described(rig: Rig) -> list[Pipeline]:

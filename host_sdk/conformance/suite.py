@@ -23,7 +23,6 @@ _MODULES = (carriage, header, fragments, parts, notices, sessions, window, grant
 CASES = numbered(module.SECTION for module in _MODULES)
 
 _REQUESTER = "speaks of requesters alone, and this asks a responder"
-_KEYS = "needs a key that was granted over a secure stream; tests/access and tests/wire show it"
 UNOBSERVABLE = {
     **dict.fromkeys(
         (
@@ -33,7 +32,7 @@ UNOBSERVABLE = {
         ),
         _REQUESTER,
     ),
-    **dict.fromkeys(("N-125", "N-126", "N-127", "N-128", "N-130", "N-131", "N-132", "N-133", "N-134", "N-135"), _KEYS),
+    "N-128": "takes 2^31 frames under one key",
     "N-003": "the target is asked at the address that it was given with; which one its maker set, nobody outside knows",
     "N-056": "a beacon comes when the management side boots, and nobody outside can make it",
     "N-071": "takes hundreds of packages that can be run to install",

@@ -8,6 +8,7 @@ from typing import Any
 
 from host_sdk.results import Pipeline
 from host_sdk.wire.links.base import Link
+from host_sdk.wire.sealed.keys import SealKey
 
 _SIDE = 32  # pixels of the picture that a pipeline of images is asked about
 
@@ -48,6 +49,7 @@ class Target:
         work: What it can infer; None: nothing that the suite may ask for.
         no_work: Why not.
         handles: Of all its pipelines.
+        key: What frames can be sealed with; None where it has granted none.
         lossless: Whether frames that are sent together arrive together, all of them.
     """
 
@@ -60,6 +62,7 @@ class Target:
     work: Work | None = None
     no_work: str = "it serves no pipeline"
     handles: frozenset[int] = frozenset()
+    key: SealKey | None = None
     lossless: bool = False
 
     @property

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from appliance.board.keys import GrantedKeys
 from appliance.board.mailbox import Letter as Mail
 from appliance.clock import VirtualClock
+from appliance.dataplane.grants import Granting
 from appliance.device import Device
 from firmware.hal import Letter
 from firmware.main import Firmware
@@ -24,11 +26,15 @@ from host_sdk.conformance.rig import Rig
 from host_sdk.conformance.target import Target
 from host_sdk.wire.links.base import FrameBatch
 from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
+from host_sdk.wire.roles import Grant, Role
+from host_sdk.wire.sealed.keys import SealKey
 from tests.firmware.fake_hal import FakeHal
 from tests.rig.port import make_device
+from tests.rig.sealed import HOUR, material
 from tests.rig.wires import fill
 
 TICK_NS = 1000
+KEY = 7  # number of the key that is granted
 _STEP_NS = 20_000_000  # by which a wait moves the clock at most before the device may look at its timers
 
 
@@ -119,13 +125,15 @@ def altered(batch: FrameBatch, alter: Alter) -> list[tuple[int, bytes]]:
 class FirmwareInside:
     """The mailbox with the real firmware's control plane behind it, answered at once."""
 
-    def __init__(self, device: Device, clock: TickingClock, inner: Any) -> None:
+    def __init__(self, device: Device, clock: TickingClock, *, mutual: bool) -> None:
         hal = FakeHal()
         hal.hardware = device  # type: ignore[assignment]  # it has what the services ask for
         hal.flash.objects[MODE_OBJECT] = OPEN.encode()
         self._firmware = Firmware(hal, "ab" * 32, clock.now_ns, lambda: 0.0)  # type: ignore[arg-type]
         self._sent: list[Mail] = []
-        self._inner = inner
+        self._inner = device._mailbox
+        if mutual:  # what it says of itself; there is no TLS here
+            self._firmware._services.identity._constant["access"] = "mutual"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -149,6 +157,15 @@ class Running:
         pass
 
 
+def granted_key(device: Device, clock: TickingClock, address: int, node: int) -> SealKey:
+    """Grant a key to an address, as the firmware would, and return its other end."""
+    grants = device._state.grants
+    assert grants is not None
+    granting = Granting(KEY, address, material(KEY), Grant(Role.VIEWER), "01", HOUR)
+    GrantedKeys(grants, device._dataplane, clock).grant(granting)
+    return SealKey(KEY, node, material(KEY), responder=False, expires_ns=clock.now_ns() + HOUR)
+
+
 @dataclass
 class World:
     """A rig, the device that it is at, and the device's end of the wire."""
@@ -160,20 +177,22 @@ class World:
     def get_ready(self, pipeline: str = "") -> None:
         """Find out about the target what the suite needs."""
         greet(self.rig, "the device")
-        choose_work(self.rig, described(self.rig), pipeline)
+        choose_work(self.rig, described(self.rig) if self.rig.target.open_access else [], pipeline)
 
 
 @contextmanager
-def device_world(directory: Path, *packages: bytes, mtu: int = 1500, **limits: int) -> Iterator[World]:
+def device_world(
+    directory: Path, *packages: bytes, mtu: int = 1500, mutual: bool = False, **limits: int
+) -> Iterator[World]:
     """Give a device that serves these packages, and a rig at it; nothing was asked yet."""
     switch, clock = MemorySwitch(), TickingClock(10**9)
     inner = switch.attach(mtu=mtu)
     link = NodeLink(inner)
-    device = make_device(directory, link, clock, **limits)  # type: ignore[arg-type]
+    device = make_device(directory, link, clock, mutual=mutual, **limits)  # type: ignore[arg-type]
     try:
         for package in packages:
             device.load_pipeline(package)
-        device._way._mailbox = FirmwareInside(device, clock, device._mailbox)  # type: ignore[assignment]
+        device._way._mailbox = FirmwareInside(device, clock, mutual=mutual)  # type: ignore[assignment]
         device._way.board = Running()  # type: ignore[assignment]
         step = device._dataplane.step
         one, two = (SteppedLink(switch.attach(mtu=mtu, queue=8192), step, clock) for _ in range(2))
@@ -184,6 +203,8 @@ def device_world(directory: Path, *packages: bytes, mtu: int = 1500, **limits: i
             inner.enqueue(batch, np.array([0]), source)
 
         target = Target(one, inner.address, clock.now_ns, two, forge, lossless=True)  # type: ignore[arg-type]
+        if mutual:
+            target.key = granted_key(device, clock, one.address, inner.address)
         yield World(Rig(target, generator=random.Random(1)), device, link)
     finally:
         device.close()

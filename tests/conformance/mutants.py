@@ -24,13 +24,17 @@ from appliance.dataplane.table import PipelineTable
 from appliance.device import Device
 from host_sdk.conformance.case import DeadTargetError
 from host_sdk.conformance.run import Outcome, Verdict, run_all
+from host_sdk.conformance.seals import SEALED, with_seal
 from host_sdk.conformance.suite import chosen
 from host_sdk.wire import message
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.exchange.reassembly import Reassembler
 from host_sdk.wire.exchange.states import SlotState
 from host_sdk.wire.header import Header
-from tests.conformance.device import World, device_world
+from host_sdk.wire.sealed.keys import SealKey
+from host_sdk.wire.sealed.window import ReplayWindow
+from tests.conformance.alter import field, on, with_fields
+from tests.conformance.device import KEY, World, device_world
 from tests.conformance.mutants_heard import HEARD
 from tests.conformance.mutants_told import TOLD
 from tests.rig.packages import tensor_package
@@ -48,12 +52,14 @@ class Mutant:
         rules: That it breaks; the cases of these have to find it out.
         spoil: Makes a right device wrong, until the stack is closed.
         long: Whether its pipeline's answers need several fragments.
+        mutual: Whether its access is mutual.
     """
 
     name: str
     rules: tuple[str, ...]
     spoil: Callable[[World, ExitStack], Any]
     long: bool = False
+    mutual: bool = False
 
 
 def long_package() -> bytes:
@@ -84,8 +90,8 @@ def _patched(owner: Any, **changed: Any) -> Callable[[World, ExitStack], None]:
 
 # ---- wrong functions of the dataplane --------------------------------------------------------------------------------
 
-_open, _locate, _find = SessionTable.open, SessionTable.locate, SessionTable.find
-_states, _state, _settle = AnswerWindows.states, AnswerWindows.state, AnswerWindows.settle
+_open, _locate, _open_key = SessionTable.open, SessionTable.locate, SealKey.open
+_states, _settle = AnswerWindows.states, AnswerWindows.settle
 
 
 def _always_new(table: SessionTable, opening: Opening, now: int) -> Any:
@@ -230,6 +236,40 @@ _LONG: dict[str, tuple[str, Callable[[World, ExitStack], None]]] = {
 }
 
 
+def _any_tag(key: SealKey, frames: list[Any]) -> list[int]:
+    _open_key(key, frames)
+    return []
+
+
+def _unseal(world: World, _: ExitStack) -> None:
+    for loaded in world.device._state.table:
+        loaded.sealed = False
+
+
+def _told_sealed(make: Callable[[bytes], bytes]) -> Callable[[World, ExitStack], None]:
+    alter = on(lambda pdu: bool(field(pdu, "flags") & SEALED), make)
+    return lambda world, _: setattr(world.link, "tell", alter)
+
+
+_MUTUAL: dict[str, tuple[str, Callable[[World, ExitStack], None]]] = {
+    "takes sealed frames with any tag": ("N-130", _patched(SealKey, open=_any_tag)),
+    "takes sealed frames again": (
+        "N-131",
+        _patched(ReplayWindow, is_fresh=lambda *_: True, fresh=lambda _, sequences: np.ones(len(sequences), np.bool_)),
+    ),
+    "takes sequences in order alone": (
+        "N-132",
+        _patched(ReplayWindow, is_fresh=lambda window, sequence: sequence > window.highest),
+    ),
+    "answers sealed requests without a seal": (
+        "N-135",
+        _told_sealed(lambda pdu: with_fields(pdu, flags=field(pdu, "flags") & ~SEALED)),
+    ),
+    "seals every frame under sequence 1": ("N-127", _told_sealed(lambda pdu: with_seal(pdu, KEY, 1))),
+    "takes everything in the clear": ("N-136", _unseal),
+}
+
+
 def mutants() -> Iterator[Mutant]:
     """Yield all mutants."""
     yield from map(_told, TOLD)
@@ -238,6 +278,8 @@ def mutants() -> Iterator[Mutant]:
         yield Mutant(name, tuple(rules.split()), spoil)
     for name, (rules, spoil) in _LONG.items():
         yield Mutant(name, tuple(rules.split()), spoil, long=True)
+    for name, (rules, spoil) in _MUTUAL.items():
+        yield Mutant(name, tuple(rules.split()), spoil, mutual=True)
 
 
 def attack(mutant: Mutant, directory: Path) -> list[Outcome]:
@@ -245,7 +287,7 @@ def attack(mutant: Mutant, directory: Path) -> list[Outcome]:
     found: list[Outcome] = []
     package = long_package() if mutant.long else tensor_package("raw")
     with ExitStack() as stack:
-        world = stack.enter_context(device_world(directory, package))
+        world = stack.enter_context(device_world(directory, package, mutual=mutant.mutual))
         world.get_ready()
         mutant.spoil(world, stack)
         with suppress(DeadTargetError):  # after a case that failed, which is in the list

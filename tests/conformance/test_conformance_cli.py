@@ -37,7 +37,7 @@ def test_a_node_over_udp_passes_and_the_reports_say_so(tmp_path: Path) -> None:
         with node.client() as client:
             client.control("pipeline.install", package=tensor_package("raw"))
         page, xml = tmp_path / "report.html", tmp_path / "report.xml"
-        reports = ("--json", "--html", str(page), "--junit", str(xml), "--patience", "2")
+        reports = ("--json", "--html", str(page), "--junit", str(xml), "--patience", "4")
         done = napu("--target", f"udp:{node.address}", *reports, *only())
         assert done.returncode == 0, done.stdout + done.stderr
         told = json.loads(done.stdout)
@@ -62,7 +62,7 @@ def test_a_node_over_ethernet_passes(tmp_path: Path) -> None:
     command += ("--flash", str(tmp_path / "flash"), "--ready-fd", "{ready_fd}")
     topology = Topology(lab_name(), (Appliance("n1", default_mac(1), command=command),))
     with Lab.up(topology) as lab:
-        options = ("--target", "packet:eth0", "--patience", "2", *only(), "--only", "N-001", "--only", "N-007")
+        options = ("--target", "packet:eth0", "--patience", "4", *only(), "--only", "N-001", "--only", "N-007")
         done = napu("--lab", lab.name, *options, "--only", "N-009")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "0 failed" in done.stdout
