@@ -177,8 +177,10 @@ class Analysis:
                 kind = Kind.FRAGMENT_LATE if late else Kind.REORDERED
                 cause = Cause.MISSING if late else Cause.NONE
                 self._note(entry.history, Event(now, kind, where, 0, cause))
-        elif now - before < self._limits.duplicate_ns:
+        elif now - before < self._limits.duplicate_ns and not seen.tap:
             self._note(entry.history, Event(now, Kind.DUPLICATED, where, now - before))
+        elif now == before:  # at a tap all frames of a batch have one time, which says nothing of when they arrived
+            self._note(entry.history, Event(now, Kind.RETRANSMITTED, where, 0, Cause.TOGETHER))
         else:
             cause = Cause.MISSING if course.missed(fragment) and entry.why == Cause.TIMEOUT else entry.why
             self._note(entry.history, Event(now, Kind.RETRANSMITTED, where, now - before, cause))
