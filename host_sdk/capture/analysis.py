@@ -33,6 +33,7 @@ Key = tuple[int, int, int, int]  # requester, responder, session (0 for OPEN), r
 PAUSING = frozenset((Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, Status.BAD_CRC))
 _RETRY_NS = RETRY_AFTER_UNIT_US * 1000
 _EVERYBODY = 0xFFFFFFFF  # of IPv4
+_SEALED = int(Flag.SEALED)
 _INNER = ("classified", "dla")
 _KNOWN = frozenset(int(code) for code in Opcode)
 _NOTICES = {Opcode.WORKING: Kind.WORKING, Opcode.UNKNOWN: Kind.UNKNOWN, Opcode.GRANT: Kind.GRANT}
@@ -87,6 +88,7 @@ class Analysis:
         self._requests, self._answers = ("", wire_in), ("", "out")
         self._open: OrderedDict[Key, _Open] = OrderedDict()
         self._broadcast: dict[tuple[int, int], Key] = {}  # requester and request of a DISCOVER to everybody
+        self._sealed: dict[tuple[int, int], Key] = {}  # session and request of one that came sealed
         self.malformed: Counter[DropReason] = Counter()
         self.strays = 0
 
@@ -109,6 +111,7 @@ class Analysis:
         rest = [entry.history for entry in self._open.values()]
         self._open.clear()
         self._broadcast.clear()
+        self._sealed.clear()
         return rest
 
     def _expired(self, now: int) -> list[RequestHistory]:
@@ -121,6 +124,7 @@ class Analysis:
                 # longer than that one is followed.
                 break
             del self._open[key]
+            self._sealed.pop((entry.history.session, entry.history.request), None)
             self._broadcast.pop((entry.history.requester, entry.history.request), None)
             over.append(entry.history)
         return over
@@ -150,6 +154,8 @@ class Analysis:
             seen.requester, seen.responder, seen.udp, seen.session, seen.request, seen.time_ns, seen.number
         )
         entry = self._open[key] = _Open(history, seen.time_ns)
+        if seen.flags & _SEALED:
+            self._sealed[seen.session, seen.request] = key
         if seen.opcode == Opcode.DISCOVER and (seen.destination == BROADCAST or seen.destination >> 16 == _EVERYBODY):
             self._broadcast[seen.source, seen.request] = key
         return entry
@@ -177,8 +183,10 @@ class Analysis:
                 kind = Kind.FRAGMENT_LATE if late else Kind.REORDERED
                 cause = Cause.MISSING if late else Cause.NONE
                 self._note(entry.history, Event(now, kind, where, 0, cause))
-        elif now - before < self._limits.duplicate_ns:
+        elif now - before < self._limits.duplicate_ns and not seen.tap:
             self._note(entry.history, Event(now, Kind.DUPLICATED, where, now - before))
+        elif now == before:  # at a tap all frames of a batch have one time, which says nothing of when they arrived
+            self._note(entry.history, Event(now, Kind.RETRANSMITTED, where, 0, Cause.TOGETHER))
         else:
             cause = Cause.MISSING if course.missed(fragment) and entry.why == Cause.TIMEOUT else entry.why
             self._note(entry.history, Event(now, Kind.RETRANSMITTED, where, now - before, cause))
@@ -201,7 +209,7 @@ class Analysis:
 
     @staticmethod
     def _told(course: _Course, seen: Sighting) -> None:
-        if seen.flags & Flag.SEALED:
+        if seen.flags & _SEALED:
             return  # nobody but the ends can read it
         size = len(seen.payload) - (CRC_SIZE if seen.flags & Flag.CRC else 0)
         try:
@@ -307,7 +315,9 @@ class Analysis:
 
     def _within(self, seen: Sighting) -> None:
         """Take what a node's inner taps say of a request that came in."""
-        entry = self._open.get((seen.source, seen.destination, seen.session, seen.request))
+        key = (seen.source, seen.destination, seen.session, seen.request)
+        key = self._sealed.get((seen.session, seen.request), key)  # behind the seal it has another source
+        entry = self._open.get(key)
         if seen.tap == "classified" and seen.reason:
             if entry is not None:
                 self._note(entry.history, Event(seen.time_ns, Kind.DROPPED, seen.fragment, status=seen.reason))

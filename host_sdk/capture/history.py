@@ -38,6 +38,7 @@ class Cause(StrEnum):
 
     NONE = ""
     TIMEOUT = "nothing had passed since, so it or its answer was lost (inferred), or slow"
+    TOGETHER = "the node took both together, so it was sent again or duplicated by the wire"
     PAUSE = "after the pause"
     UNKNOWN = "the responder had forgotten it"
     MISSING = "the other end said that it was missing"

@@ -59,10 +59,8 @@ def draw(summary: Summary, rows: Sequence[RequestHistory], path: Path, title: st
     figure = Figure(figsize=(11, 4.2 + below), dpi=130, layout="constrained")
     above, under = figure.subplots(2, 1, height_ratios=(3.2, below))
     times, latencies = summary.latencies()
-    starts = [int(times.min())] if len(times) else []
-    start = min(starts + [history.began_ns for history in rows], default=0)
-    _draw_latencies(above, times - start, latencies)
-    _draw_sequence(under, rows, start)
+    _draw_latencies(above, times - (times.min() if len(times) else 0), latencies)
+    _draw_sequence(under, rows)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=_INK)
     figure.savefig(path, format=path.suffix[1:])
 
@@ -70,7 +68,7 @@ def draw(summary: Summary, rows: Sequence[RequestHistory], path: Path, title: st
 def _draw_latencies(axes: Axes, times: NDArray[np.int64], latencies: NDArray[np.int64]) -> None:
     axes.set_title("latency of INFER requests at the point of capture", loc="left", fontsize=9, color=_QUIET)
     _tidy(axes)
-    axes.set_xlabel("seconds from the first request", fontsize=8, color=_QUIET)
+    axes.set_xlabel("seconds from the first of them", fontsize=8, color=_QUIET)
     if not len(latencies):
         axes.text(0.5, 0.5, "no request has an answer", transform=axes.transAxes, ha="center", color=_QUIET)
         return
@@ -104,7 +102,7 @@ def _choice(latencies: NDArray[np.int64]) -> NDArray[np.intp]:
     return np.union1d(slowest, even)
 
 
-def _draw_sequence(axes: Axes, rows: Sequence[RequestHistory], start: int) -> None:
+def _draw_sequence(axes: Axes, rows: Sequence[RequestHistory]) -> None:
     axes.set_title(
         "what happened to the most remarkable requests, from the first frame of each",
         loc="left",
@@ -135,17 +133,13 @@ def _draw_sequence(axes: Axes, rows: Sequence[RequestHistory], start: int) -> No
         axes.set_xscale("symlog", linthresh=max(1.0, float(np.min(ends))))
     axes.set_xlim(left=-max(ends) / 80)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(round(value * 1000)) if value else "0"))
-    labels = [f"{_short(history.request)} at {(history.began_ns - start) / 1e9:.3f} s" for history in rows]
+    labels = [f"frame {history.first_frame}" for history in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=7, family="monospace")
     axes.set_ylim(len(rows) - 0.5, -0.5)
     entries: dict[str, Any] = {
         name: Line2D([], [], marker=marker, color=colour, linestyle="", markersize=6) for marker, colour, name in points
     }
     axes.legend(entries.values(), entries, fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-
-
-def _short(request: int) -> str:
-    return str(request) if request < 10**9 else f"…{request & 0xFFFFFF:06x}"
 
 
 def _tidy(axes: Axes) -> None:

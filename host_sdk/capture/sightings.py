@@ -17,7 +17,7 @@ from host_sdk.wire.message import message_crc
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, REPLY_BIT, SEAL, UDP_PORT, DropReason, Flag
 
 _CHUNK = 1024  # packets that are looked at together
-_SEALED = int(Flag.SEALED)
+_CRC, _SEALED = int(Flag.CRC), int(Flag.SEALED)
 
 
 class Sighting(NamedTuple):
@@ -97,7 +97,7 @@ class Sighting(NamedTuple):
     @property
     def damaged(self) -> bool:
         """Whether its CRC is wrong; only told of a message of one frame that was captured whole and came unsealed."""
-        if self.flags & (Flag.CRC | Flag.SEALED) != Flag.CRC or not CRC_SIZE <= self.length == len(self.payload):
+        if self.flags & (_CRC | _SEALED) != _CRC or not CRC_SIZE <= self.length == len(self.payload):
             return False
         crc = int.from_bytes(self.payload[-CRC_SIZE:], "big")
         return message_crc(self.payload[:-CRC_SIZE], self.header) != crc

@@ -26,7 +26,7 @@ from host_sdk.lab.topology import SWITCH
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.schema import UDP_PORT
 
-DISCOVER_S = 20.0
+ASK_S = 20.0
 MAX_COMMAND = 16384  # bytes of a node's command line that are kept
 LOOPBACK = "lo"
 
@@ -154,13 +154,21 @@ def _describe(lab: Lab) -> dict[str, Any]:
     state = lab.status()
     nodes = [_describe_node(node) for node in (state.host, *state.appliances)]
     topology = {"name": state.name, "cabling": state.cabling, "mtu": state.mtu, "link": state.link, "nodes": nodes}
-    ask = [sys.executable, "-m", "host_sdk.cli.main", "discover", "--lab", lab.name, "--json"]
+    appliances = _ask(lab, "discover").get("appliances", [])
+    served = _ask(lab, "pipelines").get("appliances", {}) if appliances else {}
+    kept = ("name", "handle", "digest", "model_sha256", "backend")
+    pipelines = {at: [{key: entry.get(key) for key in kept} for entry in each] for at, each in served.items()}
+    return {"lab": topology, "appliances": appliances, "pipelines": pipelines}
+
+
+def _ask(lab: Lab, command: str) -> dict[str, Any]:
+    """Return what a command says of a lab's appliances; nothing where it fails: a capture can be had all the same."""
+    ask = [sys.executable, "-m", "host_sdk.cli.main", command, "--lab", lab.name, "--json"]
     try:
-        done = subprocess.run(ask, capture_output=True, timeout=DISCOVER_S, check=False)
-        appliances = json.loads(done.stdout)["appliances"] if done.returncode == 0 else []
-    except (subprocess.TimeoutExpired, ValueError, KeyError):
-        appliances = []  # said by its absence: what cannot be asked can be captured all the same
-    return {"lab": topology, "appliances": appliances}
+        done = subprocess.run(ask, capture_output=True, timeout=ASK_S, check=False)
+        return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+    except (subprocess.TimeoutExpired, ValueError):
+        return {}
 
 
 def _describe_node(node: NodeState) -> dict[str, Any]:

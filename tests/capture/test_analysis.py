@@ -217,6 +217,12 @@ def test_taps_of_a_node_do_not_count_a_frame_twice(tmp_path: Path) -> None:
     assert reasons(history, dla_tapped=True) == ["deadline of 5 ms missed between stages: its batch had begun"]
 
 
+def test_copies_that_a_node_took_together_may_be_of_either_kind(tmp_path: Path) -> None:
+    script = Script(interfaces=[Interface("n1:in"), Interface("n1:out")]).ask(0, *infer(), *infer())
+    history = only(script.say(90, *result(), interface=1).histories(tmp_path))
+    assert [event.cause for event in history.events if event.kind is Kind.RETRANSMITTED] == [Cause.TOGETHER]
+
+
 def test_memory_is_bounded_whatever_is_asked(tmp_path: Path) -> None:
     limits = AnalysisLimits(open_requests=10, events=4)
     analysis = Analysis(limits)

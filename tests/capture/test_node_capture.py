@@ -14,6 +14,8 @@ from host_sdk.capture import node as node_module
 from host_sdk.capture.analysis import Analysis, histories
 from host_sdk.capture.explain import outcome
 from host_sdk.capture.file import CaptureFile
+from host_sdk.capture.frames import format_peer
+from host_sdk.capture.heads import shown_peers
 from host_sdk.capture.history import Kind
 from host_sdk.capture.node import CapturedLink, NodeCapture, parse_taps
 from host_sdk.capture.packet import CapturedPacket, Direction
@@ -24,6 +26,7 @@ from host_sdk.client import NapuClient
 from host_sdk.operations import Timeout
 from host_sdk.results import Inference
 from host_sdk.wire.errors import ConfigError
+from host_sdk.wire.links.base import BROADCAST, SEALED_PEER
 from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
 from host_sdk.wire.links.udp import UdpLink
 from host_sdk.wire.schema import DropReason, Opcode
@@ -255,3 +258,14 @@ def test_lists_of_taps() -> None:
     assert parse_taps("out,in") == ("in", "out")
     with pytest.raises(ConfigError):
         parse_taps("")
+
+
+@pytest.mark.parametrize("udp", [False, True])
+def test_peers_behind_a_seal_are_shown_by_their_key(udp: bool) -> None:
+    key = (1 << 62) + 0x1122334455
+    peers = np.array([0x0A00_0001_88B5, SEALED_PEER | key, BROADCAST], np.uint64)
+    shown = [format_peer(peer, udp=udp) for peer in shown_peers(peers, udp=udp).tolist()]
+    if udp:
+        assert shown == ["10.0.0.1:34997", "240.17.34.51:17493", "255.255.255.255:34997"]
+    else:
+        assert shown == ["0a:00:00:01:88:b5", "0a:11:22:33:44:55", "ff:ff:ff:ff:ff:ff"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from host_sdk.capture.file import CaptureFile
 from host_sdk.cli.demo_images import held_out
 from host_sdk.lab.capability import capability
 from tests.rig.labs import lab_name
@@ -207,3 +208,25 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     done = napu(*command, "--help")
     assert done.returncode == 0
     assert "Usage: napu" in done.stdout
+
+
+@needs_namespaces
+def test_a_capture_names_what_the_lab_ran_and_explains_it(lab: str, images: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "lab.pcapng"
+    command = [*NAPU, "capture", str(path), "--lab", lab, "--filter", "opcode=INFER,RESULT"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "capturing at" in process.stderr.readline()
+        assert napu("infer", "digits", *map(str, images), "--lab", lab).returncode == 0
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "0 lost" in output
+    with CaptureFile(path) as capture:
+        said = capture.metadata()
+    assert {entry["name"] for entry in said["appliances"]} == {"napu1", "napu2"}
+    assert all(len(entry["firmware"]["digest"]) == 64 for entry in said["appliances"])
+    assert [len(served[0]["digest"]) for served in said["pipelines"].values()] == [64, 64]
+    found = json.loads(napu("explain", str(path), "--json", "--all").stdout)
+    assert found["totals"]["opcodes"] == {"INFER": len(images)}
+    assert found["totals"]["outcomes"]["answered"] == len(images)
