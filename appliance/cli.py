@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,7 @@ from appliance.board.device_key import open_device_key
 from appliance.board.flash import Flash
 from appliance.board.fuses import Fuses, Lifecycle
 from appliance.board.nor import Nor
+from appliance.captured import add_capture_options, captured, tell_capture
 from appliance.clock import WallClock
 from appliance.device import POLL_MODES, Device, DeviceOptions
 from appliance.dla.backends import BACKENDS
@@ -147,6 +149,7 @@ def configuration(arguments: argparse.Namespace, hardware: Profile, policy: Poli
         "access": arguments.access,
         "backend": arguments.backend,
         "dla_threads": str(arguments.dla_threads),
+        "frames_captured": "yes" if arguments.capture else "no",
         "frames_damaged": damage,
         "key_kinds": ",".join(sorted(kind.name.lower() for kind in policy.kinds)),
         "link": link.kind,
@@ -250,6 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--fault-seed", type=int, default=0, help="seed of the damage: the same frames get the same (0)")
     live = "socket at which the damage can be changed while it runs, as 'napu lab fault' does"
     option("--fault-socket", type=Path, help=live)
+    add_capture_options(parser)
     shut_in = "whom a node that runs as root runs its firmware as: a user's name, or UID:GID (65534:65534)"
     option("--firmware-user", default=f"{NOBODY.uid}:{NOBODY.gid}", metavar="USER", help=shut_in)
     option("--name", default="", help="name for people; the address by default")
@@ -302,13 +306,18 @@ def node(arguments: argparse.Namespace) -> None:
             dla_threads=arguments.dla_threads,
             mutual=arguments.access == MUTUAL,
         )
+        damaged = _damaged(choice.link, arguments)
+        wire, capture = damaged, None
+        if arguments.capture:
+            wire, capture = captured(damaged, arguments)
+            stack.callback(capture.close)
+            options = replace(options, tap=capture)
         if arguments.dla_threads > 1:
             sys.setswitchinterval(SWITCH_INTERVAL_S)
-        wire = _damaged(choice.link, arguments)
         device = Device(hardware, wire, store, rom.launch, clock, options)
         stack.callback(device.close)
         if arguments.fault_socket:
-            stack.callback(_control_faults(wire, arguments, device))
+            stack.callback(_control_faults(damaged, arguments, device))
         device.board.attach(rom)
         constants = Constants(str(device.facts()["device"]), rom_digest(), facts)
         check_constants(constants)
@@ -317,7 +326,9 @@ def node(arguments: argparse.Namespace) -> None:
             signal.signal(number, lambda *_: device.stop())
         if arguments.owner_fd >= 0:
             threading.Thread(target=_stop_with_owner, args=(arguments.owner_fd, device), daemon=True).start()
-        _serve(device, arguments.ready_fd)
+        tell = partial(tell_capture, capture, device, facts, lambda: rom.booted, {"faults": arguments.fault_seed})
+        stack.callback(tell)
+        _serve(device, arguments.ready_fd, tell)
 
 
 def _damaged(link: Link, arguments: argparse.Namespace) -> Link:
@@ -351,11 +362,12 @@ def _stop_with_owner(owner_fd: int, device: Device) -> None:
     device.stop()
 
 
-def _serve(device: Device, ready_fd: int) -> None:
+def _serve(device: Device, ready_fd: int, tell: Callable[[], None]) -> None:
     device.board.start()
     if not device.board.wait_ready(READY_TIMEOUT_S):
         reason = device.board.boot_error or f"not ready within {READY_TIMEOUT_S:g} s"
         _log.error("no firmware: %s; inference goes on without", reason)
+    tell()
     _announce(ready_fd, {**device.facts(), "firmware": device.board.firmware_ready})
     device.run()
 

@@ -21,7 +21,7 @@ from appliance.dataplane.energy import HardwareModel
 from appliance.dataplane.loop import Dataplane
 from appliance.dataplane.queue import JobQueue
 from appliance.dataplane.sessions import SessionTable
-from appliance.dataplane.state import State
+from appliance.dataplane.state import State, Tap
 from appliance.dataplane.table import Loaded, PipelineTable
 from appliance.dataplane.tenants import TenantTable
 from appliance.dla.backends import load_backend
@@ -87,6 +87,7 @@ class DeviceOptions:
         dla_threads: DLA cores that run at once; 1 runs batches on the dataplane's own thread, which is best for one
             processor.
         mutual: Whether access is mutual: frames can come sealed, and must where a pipeline does not say otherwise.
+        tap: Who is shown what passes within the dataplane; None for nobody.
     """
 
     name: str = ""
@@ -96,6 +97,7 @@ class DeviceOptions:
     seed: int | None = None
     dla_threads: int = 1
     mutual: bool = False
+    tap: Tap | None = None
 
 
 class Device:
@@ -153,6 +155,7 @@ class Device:
             queue_wait_ns=limits.queue_wait_ms * 1_000_000,
             session_idle_ns=limits.session_idle_s * 1_000_000_000,
             grants=grants,
+            tap=self._options.tap,
         )
         linger_ns = POLL_MODES.get(self._options.poll)
         if linger_ns is None:

@@ -48,6 +48,7 @@ RULES = {
     "host_sdk.cli": Rule(("host_sdk", "appliance", "firmware"), ("numpy", "rich", "typer")),
     "host_sdk.cli.contact_sheet": Rule((), ("PIL",)),
     "appliance": Rule(("host_sdk.wire",), ("msgpack", "numpy")),
+    "appliance.captured": Rule(("host_sdk.wire", "host_sdk.capture", "appliance"), ()),
     "appliance.cli": Rule(("host_sdk.wire", "appliance", "firmware"), ()),
     "appliance.board.device_key": Rule(("host_sdk.wire", "appliance"), ("cryptography",)),
     "appliance.dla": Rule(("host_sdk.wire", "appliance"), ("ai_edge_litert", "numpy", "tflite", "tflite_runtime")),

@@ -22,10 +22,11 @@ from appliance.dataplane.replies import ReplyWriter, seal, seal_one
 from appliance.dataplane.state import State
 from appliance.pipelines.pipeline import LateError, Pipeline
 from host_sdk.wire.errors import DeviceError
+from host_sdk.wire.header import vector_header
 from host_sdk.wire.links.base import FrameBatch, Link
 from host_sdk.wire.message import fragment_size_for
 from host_sdk.wire.records import StridedView
-from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, DropReason, Status
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, MAX_FRAGMENT_SIZE, TRAILER, DropReason, Status
 
 _log = logging.getLogger(__name__)
 SHORTEST_RUN = 8  # of a batch with several flows: shorter ones share their invocations on the general path
@@ -137,6 +138,8 @@ class FastPath:
             body = flow.bodies.of(memory, starts)
             if flow.crc and not flow.bodies.sound(memory, starts):
                 return 0
+            if state.tap is not None:
+                self._began(flow, peer, np.array([number], np.uint64))
             answers, figures = self._execute(flow, body, now)
         except (DeviceError, LateError):
             return 0  # the general path says so
@@ -208,6 +211,8 @@ class FastPath:
                 bodies = flow.bodies.of(memory, starts[chosen])
                 if flow.crc and not flow.bodies.sound(memory, starts[chosen]):
                     break
+                if self._state.tap is not None:
+                    self._began(flow, peer, ids[chosen])
                 replies = self._run(flow, bodies, numbers[chosen], now)
                 if places is not None:
                     answers.record(flow.slot, places[chosen], ids[chosen], replies)
@@ -280,6 +285,8 @@ class FastPath:
 
     def _answer_one_landed(self, flow: Flow, peer: int, landed: Landed) -> None:
         number, row = landed.number, landed.row
+        if self._state.tap is not None:
+            self._began(flow, peer, np.array([number], np.uint64))
         answers, figures = self._execute(flow, flow.rows[row : row + 1], landed.began)
         pdu = self._fill(flow, number, answers, figures)
         self._state.answers.record_one(flow.slot, landed.place, number, pdu)
@@ -288,9 +295,20 @@ class FastPath:
     def _answer_some_landed(self, flow: Flow, peer: int, part: list[Landed]) -> None:
         ids = np.array([each.number for each in part], np.uint64)
         places = np.array([each.place for each in part], np.int64)
+        if self._state.tap is not None:
+            self._began(flow, peer, ids)
         replies = self._run(flow, flow.rows[[each.row for each in part]], ids.byteswap(), part[0].began)
         self._state.answers.record(flow.slot, places, ids, replies)
         self._replies.transmit(peer, replies)
+
+    def _began(self, flow: Flow, peer: int, ids: NDArray[np.uint64]) -> None:
+        """Show the tap a batch that begins."""
+        body = flow.rows.dtype.itemsize
+        header = replace(flow.header, length=body, fragment=0, fragment_size=MAX_FRAGMENT_SIZE)
+        headers = np.repeat(vector_header(header), len(ids))
+        headers["request"] = ids
+        if self._state.tap is not None:
+            self._state.tap.began(np.full(len(ids), peer, np.uint64), headers)
 
     def _fill(self, flow: Flow, number: int, answers: NDArray[np.uint8], figures: bytes) -> NDArray[np.uint8]:
         """Return the flow's PDU of one reply, filled in: uint8 [PDU], good until the next one is."""

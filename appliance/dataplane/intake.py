@@ -53,11 +53,8 @@ class Intake:
     def frames(self, batch: FrameBatch, now: int) -> None:
         """Check, count and take a batch of frames that arrived at ``now``."""
         headers = gather_headers(batch)
-        reasons = classify_headers(headers, batch.lengths, self._link.smallest)
+        reasons = self.classify(batch, headers)
         opcodes = headers["opcode"]
-        peers = batch.peers
-        reasons[(reasons == 0) & (opcodes & _REPLY != 0)] = DropReason.NOT_A_REQUEST
-        reasons[(reasons == 0) & ((peers == BROADCAST) | (peers == self._link.address) | (peers == 0))] = _UNANSWERABLE
         self._counters.frames(reasons)
         good = reasons == 0
         whole = headers["length"] <= headers["fragment_size"]
@@ -70,6 +67,14 @@ class Intake:
                 self._take(found, begin, end, now)
                 begin = end
         self._take(found, begin, len(batch), now)
+
+    def classify(self, batch: FrameBatch, headers: NDArray[np.void]) -> NDArray[np.uint8]:
+        """Say of each frame whether it can be a request, by its header alone: DropReason values, uint8 [n]."""
+        reasons = classify_headers(headers, batch.lengths, self._link.smallest)
+        peers = batch.peers
+        reasons[(reasons == 0) & (headers["opcode"] & _REPLY != 0)] = DropReason.NOT_A_REQUEST
+        reasons[(reasons == 0) & ((peers == BROADCAST) | (peers == self._link.address) | (peers == 0))] = _UNANSWERABLE
+        return reasons
 
     def _take(self, found: _Frames, begin: int, end: int, now: int) -> None:
         """Take the frames of a part of a batch."""

@@ -22,6 +22,7 @@ from appliance.dataplane.replies import ReplyWriter
 from appliance.dataplane.service import Service
 from appliance.dataplane.state import State
 from appliance.dataplane.table import Loaded
+from host_sdk.wire.header import gather_headers
 from host_sdk.wire.links.base import FrameBatch, Link
 from host_sdk.wire.links.waiting import Waiter
 from host_sdk.wire.message import fragment_size_for
@@ -112,6 +113,8 @@ class Dataplane:
     def _take(self, batch: FrameBatch, now: int) -> None:
         """Give runs of one flow to the fast path, and what is left to the general one."""
         taken = 0
+        if self._state.tap is not None:
+            self._state.tap.classified(batch, self._intake.classify(batch, gather_headers(batch)))
         while taken < len(batch):
             served = self._fast.serve(batch.after(taken) if taken else batch, now)
             if served == 0:

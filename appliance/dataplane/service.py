@@ -17,7 +17,7 @@ from appliance.dataplane.replies import Keep, ReplyWriter, reply_headers
 from appliance.dataplane.state import State
 from appliance.dataplane.table import Loaded
 from appliance.pipelines.pipeline import Outcome
-from host_sdk.wire.header import TRAILER_DTYPE, Header
+from host_sdk.wire.header import TRAILER_DTYPE, Header, vector_header
 from host_sdk.wire.message import Message
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, STAGES, TRAILER, Flag, Opcode, Status
 
@@ -118,6 +118,8 @@ class Service:
     # ---- batches -------------------------------------------------------------------------------------------------
 
     def _begin(self, work: Work) -> None:
+        if self._state.tap is not None:
+            self._state.tap.began(work.jobs["peer"], _request_headers(work))
         number = self._cores.begin(work.loaded, work.bodies, partial(self._standing, work.jobs))
         self._under_way[number] = work
         self.collect()
@@ -268,3 +270,14 @@ class Service:
 
 def _stages(modelled: dict[str, NDArray[np.int64]]) -> tuple[NDArray[np.int64], ...]:
     return tuple(modelled[stage] for stage in ("pre", "dla", "post", "tx"))
+
+
+def _request_headers(work: Work) -> NDArray[np.void]:
+    """Return a header for each request of a batch, HEADER_DTYPE [n], as a tap is shown them."""
+    jobs, bodies = work.jobs, work.bodies
+    header = Header(Opcode.INFER, 0, pipeline=work.loaded.pipeline.handle)
+    headers = np.repeat(vector_header(header), len(jobs))
+    for name in ("request", "session", "priority", "flags"):
+        headers[name] = jobs[name]
+    headers["length"] = bodies.shape[1] if isinstance(bodies, np.ndarray) else [len(body) for body in bodies]
+    return headers

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from appliance.dataplane.answers import AnswerWindows
 from appliance.dataplane.counters import Counters
 from appliance.dataplane.sessions import SessionTable
 from appliance.dataplane.table import PipelineTable
 from appliance.dataplane.tenants import TenantTable
 from host_sdk.wire.exchange.reassembly import Reassembler
+from host_sdk.wire.links.base import FrameBatch
 from host_sdk.wire.message import Message
 
 if TYPE_CHECKING:  # ciphers take memory that an open appliance can do without
@@ -37,6 +41,19 @@ class ControlPlane(Protocol):
         """Return what the firmware wants sent, with its peer."""
 
 
+class Tap(Protocol):
+    """Who is shown what passes within the dataplane; everything has to be copied before it returns."""
+
+    def classified(self, batch: FrameBatch, reasons: NDArray[np.uint8]) -> None:
+        """Take frames and what the check of their headers says of each: DropReason values, uint8 [n]."""
+
+    def began(self, peers: NDArray[np.uint64], headers: NDArray[np.void]) -> None:
+        """Take requests whose batch begins: who asks, uint64 [n], and a header for each, HEADER_DTYPE [n].
+
+        The headers are made for the whole message: its length is that of the body, which is left out.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """What the rooms of the dataplane share.
@@ -49,6 +66,7 @@ class State:
         queue_wait_ns: How long a request may have to wait, by what the pipeline took lately.
         session_idle_ns: After so long an idle session is closed.
         grants: Whom keys were granted to; None with open access, where nobody has one.
+        tap: Who is shown what passes; None for nobody.
     """
 
     counters: Counters
@@ -65,6 +83,7 @@ class State:
     queue_wait_ns: int
     session_idle_ns: int
     grants: "GrantTable | None" = None
+    tap: Tap | None = None
 
     @property
     def credits(self) -> int:

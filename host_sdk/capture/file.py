@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -64,6 +65,7 @@ class CaptureFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._skimmed: PcapngReader | None = None
         try:
             self._file: BinaryIO = path.open("rb")
         except OSError as error:
@@ -85,17 +87,30 @@ class CaptureFile:
         """Return what the file says of the lab and its nodes, wherever it does; nothing in files of others.
 
         Raises:
-            CaptureError: The file is damaged or cut off.
+            CaptureError: The file is damaged.
         """
-        try:
-            with self.path.open("rb") as file:
-                skimmed = PcapngReader(file, packets=False)
-                if isinstance(self._reader, PcapngReader):
-                    for _ in skimmed:
-                        pass
-                return skimmed.metadata
-        except (OSError, CaptureError) as error:
-            raise CaptureError(f"{self.path} cannot be read as a capture: {error}") from None
+        return self._skim().metadata if isinstance(self._reader, PcapngReader) else {}
+
+    def all_interfaces(self) -> list[Interface]:
+        """Return the interfaces that are described anywhere in the file.
+
+        Raises:
+            CaptureError: The file is damaged.
+        """
+        return self._skim().interfaces if isinstance(self._reader, PcapngReader) else self.interfaces
+
+    def _skim(self) -> PcapngReader:
+        """Return a reader that has passed over the packets; what a file that was cut off says before that counts."""
+        if self._skimmed is None:
+            try:
+                with self.path.open("rb") as file:
+                    self._skimmed = PcapngReader(file, packets=False)
+                    with suppress(CaptureError):  # who reads the packets is told
+                        for _ in self._skimmed:
+                            pass
+            except OSError as error:
+                raise CaptureError(f"{self.path} cannot be read as a capture: {error.strerror}") from None
+        return self._skimmed
 
     @property
     def statistics(self) -> dict[int, InterfaceStatistics]:

@@ -8,6 +8,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from host_sdk.capture.heads import udp_heads
 from host_sdk.capture.packet import LINKTYPE_ETHERNET, LINKTYPE_IPV4
 from host_sdk.wire.links.base import BROADCAST, FrameBatch, Link, LinkStatistics
 from host_sdk.wire.schema import ETHERTYPE, UDP_PORT
@@ -17,8 +18,6 @@ _FILE_HEADER = struct.Struct("<IHHiIII")
 _NS_MAGIC = 0xA1B23C4D  # timestamps in ns
 _SNAP = 262144
 _RECORD = struct.Struct("<IIII")
-_HEADERS = struct.Struct(">BBHHHBBHIIHHHH")  # IPv4 without options, then UDP
-_IP_SIZE, _UDP_SIZE = 20, 8
 _ETHERTYPE = ETHERTYPE.to_bytes(2, "big")
 
 
@@ -126,10 +125,5 @@ class TappedLink:
 
 def ip_udp_headers(source: int, destination: int, size: int) -> bytes:
     """Return IPv4 and UDP headers for ``size`` bytes between two peer keys; the UDP checksum is 0: none."""
-    fields = [0x45, 0, _IP_SIZE + _UDP_SIZE + size, 0, 0, 64, 17, 0, source >> 16, destination >> 16]
-    ports = (source & 0xFFFF, destination & 0xFFFF, _UDP_SIZE + size, 0)
-    words = np.frombuffer(_HEADERS.pack(*fields, *ports)[:_IP_SIZE], ">u2").astype(np.uint32)
-    total = int(words.sum())
-    total = (total & 0xFFFF) + (total >> 16)
-    fields[7] = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-    return _HEADERS.pack(*fields, *ports)
+    peers = np.array([[source], [destination]], np.uint64)
+    return udp_heads(peers[0], peers[1], np.array([size])).tobytes()

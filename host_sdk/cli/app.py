@@ -5,7 +5,9 @@ import typer
 from host_sdk.cli.attest import attest
 from host_sdk.cli.bench import bench
 from host_sdk.cli.ca import ca_app
+from host_sdk.cli.capture import capture
 from host_sdk.cli.demo import demo
+from host_sdk.cli.explain import decode, explain
 from host_sdk.cli.fw import fw_app
 from host_sdk.cli.lab import lab_app, link
 from host_sdk.cli.load import load
@@ -38,6 +40,9 @@ app.command()(attest)
 app.add_typer(lab_app, name="lab")
 app.add_typer(ca_app, name="ca")
 app.command()(link)
+app.command()(capture)
+app.command()(decode)
+app.command()(explain)
 app.command()(bench)
 app.command()(replay)
 app.command()(trace)

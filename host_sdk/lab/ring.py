@@ -8,7 +8,8 @@ See ``Documentation/networking/packet_mmap.rst`` of Linux.
 import mmap
 import socket
 import struct
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 from host_sdk.wire.errors import InterfaceError, LinkPrivilegeError
 
@@ -33,8 +34,28 @@ _MEMBERSHIP: Final = struct.Struct("=iHH8s")  # packet_mreq
 _BLOCK_STATUS: Final = struct.Struct("=8xI")  # tpacket_block_desc
 _BLOCK: Final = struct.Struct("=12xII")  # the same: number of frames, offset of the first
 _FRAME: Final = struct.Struct("=5I4xH")  # tpacket3_hdr: next, s, ns, captured, length, offset of Ethernet
+_PACKET_TYPE: Final = 58  # offset in the same of sockaddr_ll's, which follows it: 48 + 10
+_OUTGOING: Final = 4
 _COUNTS: Final = struct.Struct("=3I")  # tpacket_stats_v3: frames, of them dropped, times full
 _RECORD: Final = struct.Struct("=4I")  # of a pcap file: s, ns, captured, length
+
+
+class Entry(NamedTuple):
+    """Where a frame is in a ring's memory.
+
+    Attributes:
+        start: Where it begins.
+        captured: Bytes that are there.
+        length: Bytes that it has.
+        time_ns: When the kernel had it, ns since 1970.
+        outgoing: Whether it left by the interface.
+    """
+
+    start: int
+    captured: int
+    length: int
+    time_ns: int
+    outgoing: bool
 
 
 class Ring:
@@ -79,13 +100,30 @@ class Ring:
     def read(self) -> tuple[int, bytes]:
         """Return the frames of the next block: how many, and their records for a nanosecond pcap file."""
         start = self._block * _BLOCK_SIZE
-        if not _BLOCK_STATUS.unpack_from(self._ring, start)[0] & _TP_STATUS_USER:
+        if not self._ready(start):
             return 0, b""
         frames, first = _BLOCK.unpack_from(self._ring, start)
         records = _records(self._ring, start + first, frames)
+        self._hand_back(start)
+        return frames, records
+
+    def entries(self) -> Iterator[tuple[memoryview, list[Entry]]]:
+        """Yield the frames of each block that is there: the ring's memory, and where in it they are.
+
+        A block goes back to the kernel when the next one is asked for; what is kept of it has to be copied before.
+        """
+        with memoryview(self._ring) as memory:
+            while self._ready(start := self._block * _BLOCK_SIZE):
+                frames, first = _BLOCK.unpack_from(self._ring, start)
+                yield memory, _entries(self._ring, start + first, frames)
+                self._hand_back(start)
+
+    def _ready(self, start: int) -> bool:
+        return bool(_BLOCK_STATUS.unpack_from(self._ring, start)[0] & _TP_STATUS_USER)
+
+    def _hand_back(self, start: int) -> None:
         struct.pack_into("=I", self._ring, start + 8, 0)
         self._block = (self._block + 1) % _BLOCKS
-        return frames, records
 
     def stop(self) -> None:
         """Take no further frames; those taken before are still to be read.
@@ -119,3 +157,14 @@ def _records(ring: mmap.mmap, at: int, frames: int) -> bytes:
         pieces.append(ring[start : start + captured])
         at += step
     return b"".join(pieces)
+
+
+def _entries(ring: mmap.mmap, at: int, frames: int) -> list[Entry]:
+    """Return where the frames of one block are."""
+    header, found = _FRAME.unpack_from, []
+    for _ in range(frames):
+        step, seconds, nanoseconds, captured, length, offset = header(ring, at)
+        time_ns = seconds * 1_000_000_000 + nanoseconds
+        found.append(Entry(at + offset, captured, length, time_ns, ring[at + _PACKET_TYPE] == _OUTGOING))
+        at += step
+    return found

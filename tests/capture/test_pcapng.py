@@ -163,9 +163,17 @@ def test_metadata_is_found_before_the_packets_are_read(tmp_path: Path) -> None:
         assert capture.metadata() == {"seed": 7}
         assert len(list(capture)) == 1
         assert capture.statistics == {1: InterfaceStatistics(8, 3, 5)}
+
+
+def test_a_file_that_was_cut_off_says_what_came_before(tmp_path: Path) -> None:
     (tmp_path / "cut.pcapng").write_bytes(FILE[:-1])
-    with CaptureFile(tmp_path / "cut.pcapng") as capture, pytest.raises(CaptureError, match="within a block"):
-        capture.metadata()
+    with CaptureFile(tmp_path / "cut.pcapng") as capture:
+        assert capture.metadata() == {}
+        assert [interface.name for interface in capture.all_interfaces()] == ["br0", "napu1:in"]
+        packets = iter(capture)
+        assert next(packets).packet_id == 77
+        with pytest.raises(CaptureError, match="within a block"):
+            next(packets)
 
 
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:

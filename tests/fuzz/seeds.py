@@ -13,6 +13,8 @@ from appliance.board.mailbox import Letter, encode_letter
 from firmware.boot.layout import Slot
 from firmware.boot.state import BootState, SlotRecord, SlotState, encode_state
 from firmware.image import read_image
+from host_sdk.capture.packet import CapturedPacket, Interface, InterfaceStatistics
+from host_sdk.capture.pcapng import file_head, metadata_block, packet_block, statistics_block
 from host_sdk.lab.topology import Appliance, Host, Topology, default_mac
 from host_sdk.wire.exchange.arrived import Arrived
 from host_sdk.wire.header import Header
@@ -128,3 +130,12 @@ def topologies() -> list[bytes]:
     labs = [Topology("a", two[:1], mtu=9000, cabling="direct"), Topology("b", two, Host("h"), link="packet")]
     bare = {"name": "c", "appliances": [{"name": "n1"}]}
     return [json.dumps(each).encode() for each in (*(lab.to_mapping() for lab in labs), bare)]
+
+
+def captures() -> list[bytes]:
+    head = file_head([Interface("br0"), Interface("n1:in", 228)])
+    frame = bytes(12) + b"\x88\xb5" + pdus()[0]
+    packets = [CapturedPacket(kind, 10**18, frame, len(frame), packet_id=7, comments=("x",)) for kind in (0, 1)]
+    blocks = b"".join(packet_block(packet) for packet in packets)
+    end = statistics_block(1, 9, 3, InterfaceStatistics(5, 1, 4)) + metadata_block({"a": 1})
+    return [head, head + blocks, head + blocks + end]

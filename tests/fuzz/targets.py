@@ -4,6 +4,8 @@
 their seeds and with mutations of them. Whatever a function raises is a defect.
 """
 
+import contextlib
+import io
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +27,17 @@ from firmware.image.keys import read_certificate
 from firmware.image.policy import parse_policy
 from firmware.image.tlv import encode_tlvs, read_tlvs
 from firmware.services.pipelines import check_package
+from host_sdk.capture.frames import CapturedFrames, find_pdus
+from host_sdk.capture.pcapng import PcapngReader
 from host_sdk.lab.topology import Topology
-from host_sdk.wire.errors import BadPipelineError, ConfigError, DeviceError, FrameError, RemoteProtocolError
+from host_sdk.wire.errors import (
+    BadPipelineError,
+    CaptureError,
+    ConfigError,
+    DeviceError,
+    FrameError,
+    RemoteProtocolError,
+)
 from host_sdk.wire.exchange.arrived import Arrived
 from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
 from host_sdk.wire.header import HEADER_DTYPE, classify_headers, decode_header
@@ -205,6 +216,16 @@ def credentials(data: bytes) -> None:
         return
 
 
+def capture(data: bytes) -> None:
+    reader = PcapngReader(io.BytesIO(data))
+    with contextlib.suppress(CaptureError):
+        packets = list(reader)
+        kinds = {packet.interface for packet in packets}
+        for kind in kinds:  # whatever was captured, the frames in it are looked for
+            frames = CapturedFrames.of([packet for packet in packets if packet.interface == kind])
+            find_pdus(frames, reader.interfaces[kind].link_type)
+
+
 def argument(data: bytes) -> None:
     for kinds in ((str,), (int, bytes), (str, int, int)):
         try:
@@ -219,6 +240,7 @@ ENGINE = ImageEngine(("JPEG", "PNG"), 1 << 14, (colour("RGB"), resize(8, 8, "bil
 TARGETS: dict[str, Target] = {
     "argument": Target(argument, lambda: [msgpack.packb(values) for values in (["a"], [7, b"x"], ["a", 1, 2])]),
     "arrived": Target(arrived, seeds.arrived),
+    "capture": Target(capture, seeds.captures),
     "certificate": Target(refusing(read_certificate, ImageError), seeds.certificates),
     "control": Target(control.plain, seeds.control),
     "credentials": Target(credentials, lambda: [held.encode() for held in control.known().values()]),
