@@ -47,7 +47,7 @@ def read_capture(path: Path, port: int = UDP_PORT) -> Iterator[CapturedPdu]:
             reader = dpkt.pcap.UniversalReader(file)
             link_type = reader.datalink()
             for time, frame in reader:
-                found = _pdu(link_type, bytes(frame), port)
+                found = pdu_in(link_type, bytes(frame), port)
                 if found:
                     # dpkt gives seconds as a Decimal, or a float of a file in µs: both become exact ns here.
                     yield CapturedPdu(round(time * 1_000_000_000), *found[:2], len(frame), found[2])
@@ -55,7 +55,14 @@ def read_capture(path: Path, port: int = UDP_PORT) -> Iterator[CapturedPdu]:
         raise ConfigError(f"{path} cannot be read as a capture: {error}") from None
 
 
-def _pdu(link_type: int, frame: bytes, port: int) -> tuple[str, str, bytes] | None:
+def pdu_in(link_type: int, frame: bytes, port: int) -> tuple[str, str, bytes] | None:
+    """Return source, destination and PDU of a frame; None where it carries none.
+
+    Args:
+        link_type: What the frame begins with, a LINKTYPE number of tcpdump.org.
+        frame: The frame.
+        port: UDP port of appliances.
+    """
     if link_type == dpkt.pcap.DLT_EN10MB:
         return _from_ethernet(frame, port)
     return _from_ip(frame, port) if link_type in (dpkt.pcap.DLT_RAW, 228) else None

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from host_sdk.capture.reader import CapturedPdu, read_capture
+from host_sdk.capture.file import CaptureFile
+from host_sdk.capture.reader import CapturedPdu, pdu_in
 from host_sdk.wire.crc import crc32c
 from host_sdk.wire.errors import CaptureError, FrameError
 from host_sdk.wire.header import Header, decode_header
@@ -16,6 +17,7 @@ from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, REPLY_BIT, TRAILER, UDP_
 MAX_BYTES = 1 << 30  # of the PDUs of a capture that is replayed
 _LOW_IDS = (1 << 62) - 1  # the bits above tell kinds of requests apart for some requesters
 _PADDED = 46  # bytes up to which Ethernet pads
+_INNER_TAPS = ("classified", "dla")
 _NOT_REPLAYED: dict[int, str] = {Opcode.DISCOVER: "discovery", Opcode.CONTROL: "control"}
 
 
@@ -86,19 +88,18 @@ def plan_replay(path: Path, appliance: str = "") -> Plan:
 
     Raises:
         CaptureError: The file cannot be read, is too large, or has no request.
-        ConfigError: Likewise, of the reader.
     """
     pdus, size = [], 0
     _, colon, port = appliance.rpartition(":")
     over_udp = colon and port.isdecimal() and "." in appliance
-    for pdu in read_capture(path, int(port) if over_udp else UDP_PORT):
+    left_out: Counter[str] = Counter()
+    for pdu in _read(path, int(port) if over_udp else UDP_PORT, left_out):
         pdus.append(pdu)
         if (size := size + len(pdu.pdu)) > MAX_BYTES:
             raise CaptureError(f"{path} has more than {MAX_BYTES} bytes of frames; cut it with editcap")
     found = appliance or _find_appliance(pdus)
     if not found or not any(found in (pdu.source, pdu.destination) for pdu in pdus):
         raise CaptureError(f"{path} has no request to {appliance or 'an appliance'} that could be replayed")
-    left_out: Counter[str] = Counter()
     headers = [header_of(pdu.pdu) for pdu in pdus if pdu.destination == found]
     asked = [header for header in headers if header and header.opcode == Opcode.INFER]
     # Else such a flag is damage, and the frame was answered as one that has it.
@@ -109,6 +110,20 @@ def plan_replay(path: Path, appliance: str = "") -> Plan:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
         raise CaptureError(f"{path} has no frame to {found} that can be replayed; left out: {why}")
     return Plan(found, batches, replies, left_out, _digests(replies))
+
+
+def _read(path: Path, port: int, left_out: Counter[str]) -> Iterator[CapturedPdu]:
+    """Yield the PDUs on the wire: of a capture inside a node, not those that its inner taps show once more."""
+    with CaptureFile(path) as file:
+        for packet in file:
+            interface = file.interfaces[packet.interface]
+            if interface.name.rpartition(":")[2] in _INNER_TAPS:
+                continue
+            found = pdu_in(interface.link_type, packet.data, port)
+            if found and len(packet.data) < packet.length:
+                left_out["cut off"] += 1
+            elif found:
+                yield CapturedPdu(packet.time_ns, *found[:2], packet.length, found[2])
 
 
 def _find_appliance(pdus: Iterable[CapturedPdu]) -> str:

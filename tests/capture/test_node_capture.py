@@ -20,7 +20,7 @@ from host_sdk.capture.history import Kind
 from host_sdk.capture.node import CapturedLink, NodeCapture, parse_taps
 from host_sdk.capture.packet import CapturedPacket, Direction
 from host_sdk.capture.sightings import Sighting, Sightings
-from host_sdk.capture.tapped import TappedUdpLink
+from host_sdk.capture.tapped import TappedLink
 from host_sdk.capture.writer import Target
 from host_sdk.client import NapuClient
 from host_sdk.operations import Timeout
@@ -159,7 +159,7 @@ def test_every_transmission_of_a_requester_behind_a_bad_wire_is_found(tmp_path: 
     bodies = np.arange(count * SMALL, dtype=np.float32).reshape(count, SMALL)
     options = ("--faults-in", FAULTS, "--faults-out", FAULTS, "--fault-seed", "5")
     with node_process(tmp_path, *options) as node:
-        link = TappedUdpLink(UdpLink("127.0.0.1", 0), path)
+        link = TappedLink(UdpLink("127.0.0.1", 0), path)
         with NapuClient(link, node.address, timeout=Timeout(request=30.0, control=30.0)) as client:
             client.control("pipeline.install", package=tensor_package("small", doubler((1, SMALL)), batch=8))
             answers = list(client.infer_many("small", bodies))

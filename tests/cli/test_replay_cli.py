@@ -100,6 +100,16 @@ def test_large_requests_are_replayed_to_a_node(node: NodeProcess, tmp_path: Path
     assert shown["answers"]["different"] == shown["answers"]["missing"] == 0
 
 
+def test_a_capture_inside_a_node_is_replayed_once(tmp_path: Path) -> None:
+    path = tmp_path / "node.pcapng"
+    with node_process(tmp_path / "node", "--capture", str(path)) as node, node.client() as client:
+        assert len(list(client.infer_many("digits", [jpeg for _, jpeg in held_out()[:20]]))) == 20
+    shown = replay(str(path), "--virtual", "--appliance", node.address)
+    assert shown["answers"]["identical"] + shown["answers"]["alike"] == 20
+    assert shown["answers"]["different"] == shown["answers"]["missing"] == shown["answers"]["extra"] == 0
+    assert 21 <= shown["frames"] < 40  # an opening, twenty requests, and what may have been sent again
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

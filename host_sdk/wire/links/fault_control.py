@@ -29,15 +29,21 @@ class FaultControl:
         link: The link.
         texts: The faults that it has, as text, of what is received and of what is sent.
         call: Runs a function on the thread that owns the link.
+        patience_s: Seconds that whoever asks has for it.
 
     Raises:
         ConfigError: The socket cannot be made.
     """
 
     def __init__(
-        self, path: Path, link: FaultyLink, texts: tuple[str, str], call: Callable[[Callable[[], None]], object]
+        self,
+        path: Path,
+        link: FaultyLink,
+        texts: tuple[str, str],
+        call: Callable[[Callable[[], None]], object],
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        self._path, self._link, self._call = path, link, call
+        self._path, self._link, self._call, self._patience_s = path, link, call, patience_s
         self._texts = dict(zip(_DIRECTIONS, texts, strict=True))
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -65,7 +71,7 @@ class FaultControl:
             except OSError:
                 return  # closed
             with peer, contextlib.suppress(OSError):  # of a peer that is slow, or gone
-                peer.settimeout(PATIENCE_S)
+                peer.settimeout(self._patience_s)
                 peer.sendall(json.dumps(self._answer(_read_line(peer))).encode() + b"\n")
 
     def _answer(self, line: bytes) -> dict[str, str]:

@@ -32,7 +32,7 @@ def run(function: Callable[[], None]) -> None:
 def path(link: FaultyLink, tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / ("a-long-name-" * 10)  # longer than the address of a socket
     directory.mkdir()
-    control = FaultControl(directory / "node.faults", link, ("loss=5%", ""), run)
+    control = FaultControl(directory / "node.faults", link, ("loss=5%", ""), run, 0.3)
     yield directory / "node.faults"
     control.close()
     control.close()
@@ -97,10 +97,8 @@ def test_hostile_lines_are_answered_with_a_sentence(
 
 def test_who_says_nothing_does_not_hold_up_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
-    monkeypatch.setattr("host_sdk.wire.links.fault_control.PATIENCE_S", 0.2)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(path.name)
-        monkeypatch.setattr("host_sdk.wire.links.fault_control.PATIENCE_S", 20.0)
         assert ask_faults(path) == ("loss=5%", "")
 
 
