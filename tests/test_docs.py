@@ -10,7 +10,7 @@ import pytest
 
 from host_sdk.cli.demo_images import held_out
 from host_sdk.wire.schema import UDP_PORT
-from tests.rig.captures import needs_tshark, over_udp, write_capture
+from tests.rig.dissected import needs_tshark, over_udp, write_capture
 from tests.rig.nodes import node_process
 from tests.wire.golden import OPEN, OPENED
 

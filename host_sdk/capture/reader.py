@@ -10,7 +10,7 @@ import dpkt
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.schema import ETHERTYPE, UDP_PORT
 
-_ETHERNET_SIZE, _TAG_SIZE = 14, 4
+_ETHERNET_SIZE, _TAG_SIZE = 14, 4  # bytes of Ethernet's header, and of each VLAN tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,12 @@ class CapturedPdu:
     pdu: bytes
 
 
-def read_capture(path: Path) -> Iterator[CapturedPdu]:
+def read_capture(path: Path, port: int = UDP_PORT) -> Iterator[CapturedPdu]:
     """Yield the PDUs in a pcap or pcapng file, over Ethernet and over UDP; other frames are passed over.
+
+    Args:
+        path: The file.
+        port: UDP port of appliances.
 
     Raises:
         ConfigError: The file is no capture, or cannot be read.
@@ -43,7 +47,7 @@ def read_capture(path: Path) -> Iterator[CapturedPdu]:
             reader = dpkt.pcap.UniversalReader(file)
             link_type = reader.datalink()
             for time, frame in reader:
-                found = _pdu(link_type, bytes(frame))
+                found = _pdu(link_type, bytes(frame), port)
                 if found:
                     # dpkt gives seconds as a Decimal, or a float of a file in µs: both become exact ns here.
                     yield CapturedPdu(round(time * 1_000_000_000), *found[:2], len(frame), found[2])
@@ -51,31 +55,31 @@ def read_capture(path: Path) -> Iterator[CapturedPdu]:
         raise ConfigError(f"{path} cannot be read as a capture: {error}") from None
 
 
-def _pdu(link_type: int, frame: bytes) -> tuple[str, str, bytes] | None:
+def _pdu(link_type: int, frame: bytes, port: int) -> tuple[str, str, bytes] | None:
     if link_type == dpkt.pcap.DLT_EN10MB:
-        return _from_ethernet(frame)
-    return _from_ip(frame) if link_type in (dpkt.pcap.DLT_RAW, 228) else None
+        return _from_ethernet(frame, port)
+    return _from_ip(frame, port) if link_type in (dpkt.pcap.DLT_RAW, 228) else None
 
 
-def _from_ethernet(frame: bytes) -> tuple[str, str, bytes] | None:
+def _from_ethernet(frame: bytes, port: int) -> tuple[str, str, bytes] | None:
     try:
         ethernet = dpkt.ethernet.Ethernet(frame)
     except dpkt.UnpackError:
         return None
-    payload = frame[_ETHERNET_SIZE + _TAG_SIZE * len(getattr(ethernet, "vlan_tags", ())) :]
-    kind = ethernet.vlan_tags[-1].type if hasattr(ethernet, "vlan_tags") else ethernet.type
+    tags = getattr(ethernet, "vlan_tags", [])
+    kind, payload = (tags[-1] if tags else ethernet).type, frame[_ETHERNET_SIZE + _TAG_SIZE * len(tags) :]
     if kind == ETHERTYPE:
         return ethernet.src.hex(":"), ethernet.dst.hex(":"), payload
-    return _from_ip(payload) if kind == dpkt.ethernet.ETH_TYPE_IP else None
+    return _from_ip(payload, port) if kind == dpkt.ethernet.ETH_TYPE_IP else None
 
 
-def _from_ip(packet: bytes) -> tuple[str, str, bytes] | None:
+def _from_ip(packet: bytes, port: int) -> tuple[str, str, bytes] | None:
     try:
         ip = dpkt.ip.IP(packet)
     except dpkt.UnpackError:
         return None
     udp = ip.data
-    if not isinstance(udp, dpkt.udp.UDP) or UDP_PORT not in (udp.sport, udp.dport):
+    if not isinstance(udp, dpkt.udp.UDP) or port not in (udp.sport, udp.dport):
         return None
     source, destination = socket.inet_ntoa(ip.src), socket.inet_ntoa(ip.dst)
     return f"{source}:{udp.sport}", f"{destination}:{udp.dport}", bytes(udp.data)

@@ -17,7 +17,7 @@ from host_sdk.wire.header import Header
 from host_sdk.wire.links.udp import UdpLink
 from host_sdk.wire.message import Message, Trailer, encode_message, fragment_frames
 from host_sdk.wire.schema import SEAL, SEAL_TAG_SIZE, UDP_PORT, Flag, Opcode, Status
-from tests.rig.captures import (
+from tests.rig.dissected import (
     REQUESTER,
     RESPONDER,
     needs_tshark,
