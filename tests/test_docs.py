@@ -10,8 +10,8 @@ import pytest
 
 from host_sdk.cli.demo_images import held_out
 from host_sdk.wire.schema import UDP_PORT
+from tests.rig.dissected import needs_tshark, over_udp, write_capture
 from tests.rig.nodes import node_process
-from tests.rig.tshark import needs_tshark, over_udp, write_capture
 from tests.wire.golden import OPEN, OPENED
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import dpkt
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.schema import ETHERTYPE, UDP_PORT
 
-_ETHERNET_SIZE, _TAG_SIZE = 14, 4
+_ETHERNET_SIZE, _TAG_SIZE = 14, 4  # bytes of Ethernet's header, and of each VLAN tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ def _from_ethernet(frame: bytes, port: int) -> tuple[str, str, bytes] | None:
         ethernet = dpkt.ethernet.Ethernet(frame)
     except dpkt.UnpackError:
         return None
-    payload = frame[_ETHERNET_SIZE + _TAG_SIZE * len(getattr(ethernet, "vlan_tags", ())) :]
-    kind = ethernet.vlan_tags[-1].type if hasattr(ethernet, "vlan_tags") else ethernet.type
+    tags = getattr(ethernet, "vlan_tags", [])
+    kind, payload = (tags[-1] if tags else ethernet).type, frame[_ETHERNET_SIZE + _TAG_SIZE * len(tags) :]
     if kind == ETHERTYPE:
         return ethernet.src.hex(":"), ethernet.dst.hex(":"), payload
     return _from_ip(payload, port) if kind == dpkt.ethernet.ETH_TYPE_IP else None

@@ -37,7 +37,7 @@ from host_sdk.wire.schema import (
     Opcode,
     Status,
 )
-from tests.rig.tshark import (
+from tests.rig.dissected import (
     REQUESTER,
     RESPONDER,
     needs_tshark,

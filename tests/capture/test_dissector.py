@@ -8,7 +8,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from host_sdk.capture.tapped import TappedUdpLink
+from host_sdk.capture.tapped import TappedLink
 from host_sdk.cli.demo_images import held_out
 from host_sdk.client import NapuClient
 from host_sdk.wire.exchange.arrived import Arrived
@@ -17,8 +17,7 @@ from host_sdk.wire.header import Header
 from host_sdk.wire.links.udp import UdpLink
 from host_sdk.wire.message import Message, Trailer, encode_message, fragment_frames
 from host_sdk.wire.schema import SEAL, SEAL_TAG_SIZE, UDP_PORT, Flag, Opcode, Status
-from tests.rig.nodes import node_process
-from tests.rig.tshark import (
+from tests.rig.dissected import (
     REQUESTER,
     RESPONDER,
     needs_tshark,
@@ -28,6 +27,7 @@ from tests.rig.tshark import (
     tshark_fields,
     write_capture,
 )
+from tests.rig.nodes import node_process
 from tests.wire.golden import GOLDEN, SEALED_INFER, SESSION
 
 pytestmark = needs_tshark
@@ -378,7 +378,7 @@ def test_a_real_exchange_over_a_bad_wire_is_explained(tmp_path: Path) -> None:
     picture = held_out(1)[0].jpeg
     faults = ("--faults-in", "loss=15%", "--faults-out", "loss=15%", "--fault-seed", "3")
     with node_process(tmp_path / "node", *faults) as node:
-        link = TappedUdpLink(UdpLink("127.0.0.1", 0, peers=[node.address]), tmp_path / "a.pcap")
+        link = TappedLink(UdpLink("127.0.0.1", 0, peers=[node.address]), tmp_path / "a.pcap")
         with NapuClient(link, node.address) as client:
             answers = list(client.infer_many("digits", [picture] * 40))
         port = node.host_port[1]

@@ -13,7 +13,7 @@ from host_sdk.capture.dissector.product import LAYOUTS, PRODUCT, committed, lua,
 from host_sdk.wire import schema
 from host_sdk.wire.errors import ConfigError
 from tests.cli.test_cli import napu
-from tests.rig.tshark import TSHARK, needs_tshark, over_ethernet, tshark, write_capture
+from tests.rig.dissected import TSHARK, needs_tshark, over_ethernet, tshark, write_capture
 from tests.wire.golden import INFER
 
 

@@ -112,3 +112,11 @@ def test_a_tapped_link_writes_what_it_sends_and_receives(tmp_path: Path) -> None
     # Only the broadcast names the well-known port here, and the reader goes by it.
     (found,) = read_capture(tmp_path / "t.pcap")
     assert (found.destination, found.pdu) == (f"255.255.255.255:{UDP_PORT}", PDU)
+
+
+def test_another_port_can_be_asked_for(tmp_path: Path) -> None:
+    ends = (0x0A000001_1234, 0x0A000002_2345)
+    frame = MACS + b"\x08\x00" + ip_udp_headers(*ends, len(PDU)) + PDU
+    path = pcap(tmp_path / "a.pcap", [frame])
+    assert [found.pdu for found in read_capture(path, port=0x2345)] == [PDU]
+    assert list(read_capture(path)) == []
