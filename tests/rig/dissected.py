@@ -1,50 +1,90 @@
-"""Captures made by hand: frames of tests.rig.frames at chosen times, in files of our format."""
+"""Capture files made of known frames, and what tshark with our dissector says of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from host_sdk.capture.analysis import Analysis, histories
-from host_sdk.capture.file import CaptureFile
-from host_sdk.capture.history import RequestHistory
-from host_sdk.capture.packet import CapturedPacket, Interface
-from host_sdk.capture.pcapng import file_head, packet_block
-from host_sdk.capture.sightings import Sightings
+import pytest
 
-REQUESTER, RESPONDER, EVERYBODY = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02", b"\xff" * 6
-BEGIN_NS = 1_700_000_000_000_000_000
-US = 1000
+from host_sdk.capture.dissector import product
+from host_sdk.capture.tapped import ip_udp_headers
+from host_sdk.wire.schema import ETHERTYPE
+
+TSHARK = shutil.which("tshark", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+needs_tshark = pytest.mark.skipif(TSHARK is None, reason="tshark is not installed")
+EPOCH_NS = 1_700_000_000_000_000_000
+REQUESTER, RESPONDER = 0x020000000001, 0x020000000002
+LUA_ERROR = "_ws.lua.error"
 
 
-@dataclass
-class Script:
-    """Frames that pass one point, by µs from the beginning."""
+def over_ethernet(pdu: bytes, source: int, destination: int) -> bytes:
+    """Return the Ethernet frame of a PDU, as it is: not padded."""
+    return destination.to_bytes(6, "big") + source.to_bytes(6, "big") + ETHERTYPE.to_bytes(2, "big") + pdu
 
-    packets: list[CapturedPacket] = field(default_factory=list)
-    interfaces: Sequence[Interface] = (Interface("br0"),)
 
-    def ask(self, at_us: float, *pdus: bytes, to: bytes = RESPONDER, **fields: object) -> "Script":
-        """Add frames of the requester."""
-        return self._add(at_us, to + REQUESTER, pdus, fields)
+def over_udp(pdu: bytes, source: int, destination: int) -> bytes:
+    """Return the Ethernet frame of a PDU in UDP over IPv4, between two peer keys of a UDP link."""
+    headers = ip_udp_headers(source, destination, len(pdu))
+    return bytes.fromhex("020000000002 020000000001 0800") + headers + pdu
 
-    def say(self, at_us: float, *pdus: bytes, **fields: object) -> "Script":
-        """Add frames of the responder."""
-        return self._add(at_us, REQUESTER + RESPONDER, pdus, fields)
 
-    def _add(self, at_us: float, addresses: bytes, pdus: Sequence[bytes], fields: dict[str, object]) -> "Script":
-        for pdu in pdus:
-            frame = addresses + b"\x88\xb5" + pdu + bytes(max(0, 46 - len(pdu)))
-            shared = {"interface": 0, "length": len(frame), **fields}
-            self.packets.append(CapturedPacket(time_ns=BEGIN_NS + round(at_us * US), data=frame, **shared))  # type: ignore[arg-type]
-        return self
+def write_capture(path: Path, frames: Iterable[tuple[int, bytes]], snap: int = 1 << 18) -> Path:
+    """Write a pcap file in ns.
 
-    def save(self, path: Path) -> Path:
-        """Write the frames, in the order of their times."""
-        ordered = sorted(self.packets, key=lambda packet: packet.time_ns)
-        path.write_bytes(file_head(self.interfaces) + b"".join(map(packet_block, ordered)))
-        return path
+    Args:
+        path: The file.
+        frames: Time of each in ns since the first, and its bytes.
+        snap: Bytes of each that are kept.
+    """
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 1 << 18, 1))
+        for time, frame in frames:
+            at, kept = EPOCH_NS + time, frame[:snap]
+            file.write(struct.pack("<IIII", at // 10**9, at % 10**9, len(kept), len(frame)) + kept)
+    return path
 
-    def histories(self, folder: Path, analysis: Analysis | None = None) -> list[RequestHistory]:
-        """Return what the analysis makes of them, by way of a file."""
-        with CaptureFile(self.save(folder / "script.pcapng")) as capture:
-            return list(histories(Sightings(capture), analysis or Analysis()))
+
+def tshark(path: Path, *arguments: str, two_pass: bool = False, script: Path | None = None) -> str:
+    """Return what tshark prints of a capture with the dissector as it is committed.
+
+    It has a home of its own, so that no dissector that was installed gets in its way.
+    """
+    assert TSHARK is not None
+    if script is None:
+        script = path.parent / product.PRODUCT
+        script.write_text(product.committed(), encoding="utf-8")
+    home = path.parent / "home"
+    home.mkdir(exist_ok=True)
+    command = [TSHARK, "-n", "-X", f"lua_script:{script}", "-r", str(path), *(["-2"] if two_pass else []), *arguments]
+    environment = {**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def tshark_fields(
+    path: Path, names: Sequence[str], *, two_pass: bool = False, more: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """Return, for each frame, the fields that it has; several of one name are joined by commas.
+
+    Args:
+        path: The capture.
+        names: The fields.
+        two_pass: Whether tshark reads all before it shows anything.
+        more: Further arguments of tshark.
+
+    Raises:
+        AssertionError: The dissector failed on a frame.
+    """
+    asked = [*names, LUA_ERROR]
+    options = [part for name in asked for part in ("-e", name)]
+    text = tshark(path, "-T", "fields", "-E", "separator=/t", "-E", "occurrence=a", *options, *more, two_pass=two_pass)
+    rows = []
+    for line in text.split("\n")[:-1]:
+        row = {name: value for name, value in zip(asked, line.split("\t"), strict=True) if value}
+        assert LUA_ERROR not in row, tshark(path, "-Y", LUA_ERROR, "-V", *more)[:2000]
+        rows.append(row)
+    return rows
