@@ -101,3 +101,30 @@ def test_cli_md_lists_every_command_and_every_key_of_the_demos_json() -> None:
     names = [info.callback.__name__ for info in app.registered_commands if info.callback]
     assert [name for name in names if f"`{name}" not in page] == []
     assert all(f"`{group.name}" in page for group in app.registered_groups)
+
+
+CAPTURES = ROOT / "docs" / "captures"
+
+
+@pytest.mark.parametrize(
+    ("capture", "options"),
+    [
+        ("late-drain", ["explain", "--top", "100"]),
+        ("silent", ["explain"]),
+        ("damaged-flag", ["explain", "--top", "100", "--udp-port", "45999"]),
+        ("damaged-flag", ["decode", "--udp-port", "45999", "--request", "3741380447488983326"]),
+    ],
+)
+def test_the_bugs_are_in_their_captures(capture: str, options: list[str]) -> None:
+    """Every line that docs/debugging.md shows of a capture is printed for it."""
+    page = (ROOT / "docs" / "debugging.md").read_text(encoding="utf-8")
+    shown = re.findall(
+        rf"^napu {options[0]} docs/captures/{capture}\.pcapng.*?```text\n(.*?)^```", page, re.DOTALL | re.MULTILINE
+    )
+    assert shown
+    command = [sys.executable, "-m", "host_sdk.cli.main", options[0], str(CAPTURES / f"{capture}.pcapng"), *options[1:]]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    told = [re.sub(r"\s+", " ", line.strip()) for line in printed.splitlines()]
+    for line in shown[0].strip().splitlines():
+        wanted = re.sub(r"\s+", " ", line.strip())
+        assert any(wanted in entry for entry in told), wanted
