@@ -9,8 +9,10 @@ import pytest
 
 from host_sdk.bench.models import Workload, find_models
 from host_sdk.bench.peers import GrpcServer, Launch, PeerSystem, Place
+from host_sdk.bench.process import usage
 from host_sdk.bench.system import Load, Quantiles, Sample
 from host_sdk.wire.errors import DeviceError
+from tests.rig.nodes import within
 
 LOAD = Load("closed", 4, 0, 1, 0, warmup_s=0.1, seconds=0.1, seed=0)
 
@@ -38,6 +40,7 @@ class Mortal(PeerSystem):
     def _post(self, load: Load) -> Sample:  # noqa: ARG002 - the system's signature
         _, server = self._started()
         if self.deaths == 0:
+            assert within(10, lambda: usage(server.pid).rss_mb > 0)  # it may have to be loaded yet
             return Sample(1.0, Quantiles(1, 2, 3), requests=1, lost=0)
         self.deaths -= 1
         os.kill(server.pid, signal.SIGSEGV)

@@ -31,7 +31,7 @@ from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
 from host_sdk.wire.links.udp import UdpLink
 from host_sdk.wire.schema import DropReason, Opcode
 from tests.rig.frames import INFER, Pdu
-from tests.rig.nodes import node_process, stop
+from tests.rig.nodes import node_process, stop, within
 from tests.rig.packages import tensor_package
 from tests.rig.tiny_models import doubler
 
@@ -125,8 +125,10 @@ def test_the_capture_explains_the_requests(captured: tuple[Path, dict[str, int],
 def test_a_node_that_is_killed_leaves_what_it_had_written(tmp_path: Path) -> None:
     path = tmp_path / "node.pcapng"
     with node_process(tmp_path, "--capture", str(path), "--taps", "in", "--capture-snap", "60") as node:
+        begun = path.stat().st_size
         with node.client() as client:
             client.control("identity")
+        assert within(20, lambda: path.stat().st_size > begun)
         node.process.send_signal(signal.SIGKILL)
         node.process.wait()
         port = node.host_port[1]

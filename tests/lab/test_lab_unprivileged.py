@@ -28,7 +28,7 @@ def tree() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="napu-test-") as name:
         tree = Path(name)
         tree.chmod(0o755)
-        for part in ("host_sdk", "tests/lab", "tests/rig"):
+        for part in ("appliance", "firmware", "host_sdk", "tests/lab", "tests/rig"):
             shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", tree)
         subprocess.run(["/bin/chmod", "-R", "a+rX", str(tree)], check=True)
