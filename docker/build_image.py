@@ -65,7 +65,7 @@ def build(name: str, *, quiet: bool) -> None:
     """
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     # No pull: the base image is there. The older builder takes one that was imported without asking a registry about it.
-    command = ["docker", "build", "--network", "none", "--tag", name, "--build-arg", f"VERSION={version}"]
+    command = ["docker", "build", "--force-rm", "--network", "none", "--tag", name, "--build-arg", f"VERSION={version}"]
     command += ["--file", str(HERE / "Dockerfile"), str(ROOT)]
     environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
     say(f"building {name} …")
