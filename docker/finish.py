@@ -49,7 +49,7 @@ def main(environment: Path, launcher: Path) -> None:
 
 
 def grant_net_raw(interpreter: Path, copy: Path) -> None:
-    """Copy an interpreter and give the copy CAP_NET_RAW, permitted and effective: struct vfs_cap_data of capability.h."""
+    """Copy an interpreter and give the copy CAP_NET_RAW, permitted and effective: a struct vfs_cap_data."""
     shutil.copy(interpreter, copy)
     value = struct.pack("<IIIII", VFS_CAP_REVISION_2 | VFS_CAP_EFFECTIVE, 1 << CAP_NET_RAW, 0, 0, 0)
     os.setxattr(copy, "security.capability", value)

@@ -31,9 +31,9 @@ PR_SET_PDEATHSIG = 1
 # The machine's firewall, forwarding and default bridge are not this engine's.
 KEEP_OUT = ("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none")
 HELP = """\
-The engine at DOCKER_HOST, or at the default socket, is used where it answers. Else, as root and with dockerd installed, a
-private one runs for the time of the command, which finds it in DOCKER_HOST. Exit status: that of the command; 1 where no
-engine can be had."""
+The engine at DOCKER_HOST, or at the default socket, is used where it answers. Else, as root and with dockerd
+installed, a private one runs for the time of the command, which finds it in DOCKER_HOST. Exit status: that of the
+command; 1 where no engine can be had."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error
@@ -121,7 +121,7 @@ def private_engine(directory: Path) -> Iterator[str]:
             stderr=subprocess.STDOUT,
             env={**os.environ, "PATH": path},
             start_new_session=True,  # Ctrl-C is for this process
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there is one thread
+            preexec_fn=_die_with_parent,
         )
     environment = {**os.environ, "DOCKER_HOST": address}
     try:

@@ -1,7 +1,7 @@
-"""Write the bytecode of what the project uses of the standard library, which a container cannot: its root is read-only.
+"""Write the bytecode of what the project uses of the standard library; a container cannot, as its root is read-only.
 
-The base image has none. That of the modules used is 5 MB and halves the time in which a command starts; that of all would
-be 12 MB more. Run as root in the last stage.
+The base image has none. That of the modules used is 5 MB and saves a command a third of its start; all is 12 MB.
+Run as root in the last stage.
 """
 
 import importlib
