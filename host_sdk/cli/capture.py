@@ -18,11 +18,11 @@ from host_sdk.capture.live import LiveCapture, Selection, stopped_by_signals
 from host_sdk.capture.packet import Interface
 from host_sdk.capture.writer import CaptureWriter, Target
 from host_sdk.cli.output import INSIDE, JsonOption, err, failures, out, print_json
+from host_sdk.lab.file_format import SWITCH
 from host_sdk.lab.lab import Lab
 from host_sdk.lab.port import BRIDGE, INTERFACE
 from host_sdk.lab.ring import ALL_PROTOCOLS, Ring
 from host_sdk.lab.state import NodeState
-from host_sdk.lab.topology import SWITCH
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.schema import UDP_PORT
 
@@ -152,7 +152,7 @@ def _read_metadata(descriptor: int) -> dict[str, Any]:
 def _describe(lab: Lab) -> dict[str, Any]:
     """Return what a capture says of a lab: its topology, its nodes' commands with their seeds, and what they run."""
     state = lab.status()
-    nodes = [_describe_node(node) for node in (state.host, *state.appliances)]
+    nodes = [_describe_node(node) for node in state.nodes]
     topology = {"name": state.name, "cabling": state.cabling, "mtu": state.mtu, "link": state.link, "nodes": nodes}
     appliances = _ask(lab, "discover").get("appliances", [])
     served = _ask(lab, "pipelines").get("appliances", {}) if appliances else {}

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from host_sdk.cli.output import INSIDE, JsonOption, become_host, err, failures, out, print_json, table
+from host_sdk.lab.file_format import DEFAULT_MTU
 from host_sdk.lab.lab import Lab
 from host_sdk.lab.state import NodeState
-from host_sdk.lab.topology import DEFAULT_MTU, Appliance, Topology, default_mac
+from host_sdk.lab.topology import Appliance, Topology, default_mac
 from host_sdk.wire.errors import ConfigError, NapuError
 from host_sdk.wire.links.auto import default_interface, probe
 
@@ -147,7 +148,7 @@ def status(as_json: JsonOption = False) -> None:
         out.print("no lab is up")
     for name, state in states.items():
         shown = table(f"LAB {name}", "ADDRESS", "PID", "LINK", "STATE", "FAULTS IN", "FAULTS OUT")
-        for node in (state.host, *state.appliances):
+        for node in state.nodes:
             link = str((node.announcement or {}).get("link", ""))
             how = "up" if node.exit_code is None else f"ended with {node.exit_code}"
             damage = faults[name].get(node.name) or {"in": "", "out": ""}
