@@ -129,5 +129,12 @@ def _quoted(part: str) -> str:
     return part if plain else "'" + part.replace("'", "'\"'\"'") + "'"
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes the same list twice where it is there twice, for people to read."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML calls it so
+        return True
+
+
 def _yaml(document: dict[str, Any]) -> str:
-    return yaml.safe_dump(document, sort_keys=False, default_flow_style=False, width=120, allow_unicode=True)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=120, allow_unicode=True)

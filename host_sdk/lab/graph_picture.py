@@ -1,7 +1,7 @@
 """A lab as a picture: the switch, hosts above it, appliances below, and what is special about their cables."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,9 @@ from host_sdk.wire.errors import ConfigError
 _COLUMNS: Final = 8
 _PITCH: Final = 1.75  # inches from one column to the next
 _BOX: Final = (1.35, 0.62)  # inches
-_ROW: Final = 1.35  # inches from one row to the next
+_ROW: Final = 0.92  # inches from one row to the next, without notes
+_NOTE: Final = 0.12  # inches of a line of them
+_MOST_NOTES: Final = 4
 _GAP: Final = 0.75  # inches between the switch and a row
 _INK: Final = "#1f2933"
 _QUIET: Final = "#66727f"
@@ -55,7 +57,7 @@ class _Drawing:
         if gutter == x:
             path = ([x, x], [0.19 * side, y - side * height / 2])
         else:
-            path = ([gutter, gutter, x - width / 2], [0.19, y, y])
+            path = ([gutter, gutter, x - width / 2], [0.19 * side, y, y])
         self._axes.plot(*path, color=colour, linewidth=1.6, linestyle="--" if damaged else "-", zorder=1)
         found = self._state.node(node.name) if self._state else None
         self._box(
@@ -69,15 +71,23 @@ class _Drawing:
         self._axes.text(x, y + 0.19, node.mac, ha="center", va="center", fontsize=6, color=_QUIET, family="monospace")
         self._notes(node, x, y + side * (height / 2 + 0.06), side)
 
+    def notes(self, node: Host | Appliance) -> tuple[list[str], list[str]]:
+        """Return the lines that stand at a node: rates, and what is special about its cable."""
+        rates = []
+        if rate := self._rates.get(node.name):
+            rates.append(f"in {quantity(rate.frames_in)}/s · out {quantity(rate.frames_out)}/s")
+        damage = [line for part in cable_words(node).split(",") for line in textwrap.wrap(part, 26)]
+        return rates, damage if len(damage) <= _MOST_NOTES else [*damage[: _MOST_NOTES - 1], "…"]
+
+    def row_height(self, nodes: Sequence[Host | Appliance]) -> float:
+        """Return how far apart rows of these nodes are."""
+        return _ROW + _NOTE * max(sum(map(len, self.notes(node))) for node in nodes)
+
     def _notes(self, node: Host | Appliance, x: float, y: float, side: int) -> None:
-        lines = []
-        if node.name in self._rates:
-            rate = self._rates[node.name]
-            lines.append(f"in {quantity(rate.frames_in)}/s · out {quantity(rate.frames_out)}/s")
-        words = [line for part in cable_words(node).split(",") for line in textwrap.wrap(part, 26)]
-        for index, line in enumerate([*lines, *words[:4], *(["…"] if len(words) > 4 else [])]):
-            colour = _QUIET if index < len(lines) else _DAMAGED
-            place = y + side * 0.12 * index
+        rates, damage = self.notes(node)
+        for index, line in enumerate([*rates, *damage]):
+            colour = _QUIET if index < len(rates) else _DAMAGED
+            place = y + side * _NOTE * index
             self._axes.text(x, place, line, ha="center", va="top" if side > 0 else "bottom", fontsize=6, color=colour)
 
     def _box(self, x: float, y: float, width: float, height: float, colours: tuple[str, str]) -> None:
@@ -109,22 +119,19 @@ def draw(
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise ConfigError(f"{path}: a picture ends with .png or .svg")
-    columns = max(min(len(topology.appliances), _COLUMNS), min(len(topology.hosts), _COLUMNS))
-    rows = -(-len(topology.appliances) // _COLUMNS)
-    host_rows = -(-len(topology.hosts) // _COLUMNS)
-    width = max(columns * _PITCH, 4.0) + 0.5
-    above = _GAP + host_rows * _ROW - 0.15
-    below = _GAP + rows * _ROW - 0.1
-    figure = Figure(figsize=(width, above + below), facecolor="white")
+    columns = min(max(len(topology.appliances), len(topology.hosts)), _COLUMNS)
+    figure = Figure(facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
+    drawing = _Drawing(axes, state, rates or {})
+    above = _GAP + 0.4 + _place(drawing, topology.hosts, -1)
+    below = _GAP + _place(drawing, topology.appliances, 1)
+    width = max(columns * _PITCH, 4.0) + 0.5
+    figure.set_size_inches(width, above + below)
     axes.set_xlim(-width / 2, width / 2)
     axes.set_ylim(below, -above)
     axes.axis("off")
-    drawing = _Drawing(axes, state, rates or {})
-    _place(drawing, topology.hosts, -1)
-    _place(drawing, topology.appliances, 1)
     trunk = "switch" if topology.cabling == "switch" else "one cable"
-    drawing.switch(columns * _PITCH, f"{trunk} · mtu {topology.mtu}")
+    drawing.switch(columns * _PITCH + 0.2, f"{trunk} · mtu {topology.mtu}")
     driver = state.driver if state else topology.driver
     title = f"lab {topology.name}{f' · {driver}' if driver else ''}"
     axes.text(-width / 2 + 0.2, -above + 0.2, title, ha="left", va="center", fontsize=11, weight="bold", color=_INK)
@@ -134,14 +141,20 @@ def draw(
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _place(
-    drawing: _Drawing, nodes: tuple[Host | Appliance, ...] | tuple[Host, ...] | tuple[Appliance, ...], side: int
-) -> None:
-    """Draw nodes in rows: those of the first row hang straight at the switch, cables of further rows run between."""
+def _place(drawing: _Drawing, nodes: Sequence[Host | Appliance], side: int) -> float:
+    """Draw nodes in rows, of which the first hangs at the switch, and cables of the others run between them.
+
+    Returns:
+        How high the rows are together, in inches.
+    """
     rows = [nodes[start : start + _COLUMNS] for start in range(0, len(nodes), _COLUMNS)]
+    height = drawing.row_height(nodes)
+    step = min(0.07, (_PITCH - _BOX[0] - 0.06) / len(rows))  # between cables of further rows
     for index, row in enumerate(rows):
         columns = len(rows[0]) if index else len(row)
         for column, node in enumerate(row):
             x = (column - (columns - 1) / 2) * _PITCH
-            gutter = x if index == 0 else x - _PITCH / 2 + (index - (len(rows) - 1) / 2) * 0.07
-            drawing.node(node, x, side * (_GAP + 0.31 + index * _ROW), gutter)
+            # The nearest row's cable runs nearest to its boxes, so that none crosses another.
+            gutter = x if index == 0 else x - _PITCH / 2 + (len(rows) / 2 - index) * step
+            drawing.node(node, x, side * (_GAP + _BOX[1] / 2 + index * height), gutter)
+    return len(rows) * height
