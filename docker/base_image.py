@@ -17,9 +17,9 @@ RELEASE = "bookworm"
 LABEL = "io.napu.base=debian-packages"
 PULL_TIMEOUT_S = 300
 PACKAGES = (
-    "base-files base-passwd bash coreutils dash debianutils findutils grep gzip libc-bin netbase sed tar "
-    "python3.11-minimal python3.11 libstdc++6 python3-pip-whl"
-).split()
+    *("base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "findutils", "grep", "gzip", "libc-bin"),
+    *("netbase", "sed", "tar", "python3.11", "libstdc++6", "python3-pip-whl"),
+)
 # In no container does anybody read these.
 UNREAD = ("usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "usr/share/python-wheels")
 
@@ -60,7 +60,7 @@ def _root(directory: Path) -> Path:
 
 def _unpack(package: Path, root: Path) -> None:
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as archive:
-        tar = ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", root]
+        tar = ["tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "-C", str(root)]
         done = subprocess.run(tar, stdin=archive.stdout, capture_output=True, text=True, check=False)
     if done.returncode or archive.returncode:
         raise SetupError(f"{package.name} cannot be unpacked: {done.stderr.strip()}")
@@ -87,11 +87,17 @@ def _configure(root: Path) -> None:
 
 def _import(root: Path) -> None:
     # Owned by root whoever made it, and readable by all.
-    tar = ["tar", "-c", "--owner=0", "--group=0", "--numeric-owner", "--sort=name", "-C", root, "."]
-    changes = ["ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", 'CMD ["python3"]', f"LABEL {LABEL}"]
+    tar = ["tar", "-c", "--owner=0", "--group=0", "--numeric-owner", "--sort=name", "-C", str(root), "."]
+    changes = [
+        "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
+        'CMD ["python3"]',
+        f"LABEL {LABEL}",
+    ]
     options = [word for change in changes for word in ("--change", change)]
     with subprocess.Popen(tar, stdout=subprocess.PIPE) as archive:
         command = ["docker", "import", *options, "-", BASE]
-        done = subprocess.run(command, stdin=archive.stdout, capture_output=True, text=True, check=False, env=os.environ)
+        done = subprocess.run(
+            command, stdin=archive.stdout, capture_output=True, text=True, check=False, env=os.environ
+        )
     if done.returncode or archive.returncode:
         raise SetupError(f"docker import failed: {done.stderr.strip()}")
