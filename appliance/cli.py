@@ -95,7 +95,7 @@ def provision_access(flash: Flash, mode: str, directory: Path | None) -> str:
     Raises:
         ConfigError: There are no credentials, or they cannot be used.
     """
-    flash.write(MODE_OBJECT, mode.encode())
+    flash.keep(MODE_OBJECT, mode.encode())
     if mode == OPEN:
         return ""
     # Here, as certificates take megabytes that an open node can do without.
@@ -108,7 +108,7 @@ def provision_access(flash: Flash, mode: str, directory: Path | None) -> str:
         except OSError as error:
             raise ConfigError(f"{directory} holds no device's identity: {error}; 'napu ca device' makes one") from None
         flash.directory.chmod(0o700)
-        flash.write(CREDENTIALS_OBJECT, credentials.encode())
+        flash.keep(CREDENTIALS_OBJECT, credentials.encode())
     elif CREDENTIALS_OBJECT not in flash.list():
         raise ConfigError(
             "access is mutual, and the node has no credentials: give it --credentials DIR, which 'napu ca device' "
