@@ -5,9 +5,7 @@ import json
 import logging
 import os
 import secrets
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -29,6 +27,7 @@ from appliance.dla.backends import BACKENDS
 from appliance.pipelines.manifest import parse_manifest
 from appliance.pipelines.package import MANIFEST_NAME, pack_directory
 from appliance.profile import Profile, available_profiles, load_profile
+from appliance.stopping import OrphanReaper, leave_on_signal, stop_on_signal, stop_with_owner
 from firmware.boot.resident import ResidentRom, verifier
 from firmware.boot.rom import start
 from firmware.boot.rom_digest import rom_digest
@@ -96,7 +95,7 @@ def provision_access(flash: Flash, mode: str, directory: Path | None) -> str:
     Raises:
         ConfigError: There are no credentials, or they cannot be used.
     """
-    flash.write(MODE_OBJECT, mode.encode())
+    flash.keep(MODE_OBJECT, mode.encode())
     if mode == OPEN:
         return ""
     # Here, as certificates take megabytes that an open node can do without.
@@ -109,7 +108,7 @@ def provision_access(flash: Flash, mode: str, directory: Path | None) -> str:
         except OSError as error:
             raise ConfigError(f"{directory} holds no device's identity: {error}; 'napu ca device' makes one") from None
         flash.directory.chmod(0o700)
-        flash.write(CREDENTIALS_OBJECT, credentials.encode())
+        flash.keep(CREDENTIALS_OBJECT, credentials.encode())
     elif CREDENTIALS_OBJECT not in flash.list():
         raise ConfigError(
             "access is mutual, and the node has no credentials: give it --credentials DIR, which 'napu ca device' "
@@ -335,10 +334,10 @@ def node(arguments: argparse.Namespace) -> None:
         constants = Constants(str(device.facts()["device"]), rom_digest(), facts)
         check_constants(constants)
         device.board.measure(Attestor(key, constants, lambda: rom.booted, device.pipelines, store, clock))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: device.stop())
         if arguments.owner_fd >= 0:
-            threading.Thread(target=_stop_with_owner, args=(arguments.owner_fd, device), daemon=True).start()
+            stop_with_owner(arguments.owner_fd)
+        if os.getpid() == 1:
+            OrphanReaper(lambda: device.board.firmware_pid).begin()
         tell = partial(tell_capture, capture, device, facts, lambda: rom.booted, {"faults": arguments.fault_seed})
         stack.callback(tell)
         _serve(device, arguments.ready_fd, tell)
@@ -369,12 +368,6 @@ def _control_faults(wire: Link, arguments: argparse.Namespace, device: Device) -
     return FaultControl(arguments.fault_socket, wire, texts, device.call).close
 
 
-def _stop_with_owner(owner_fd: int, device: Device) -> None:
-    while os.read(owner_fd, 1):
-        pass  # whatever is written means nothing; the end of the pipe does
-    device.stop()
-
-
 def _serve(device: Device, ready_fd: int, tell: Callable[[], None]) -> None:
     device.board.start()
     if not device.board.wait_ready(READY_TIMEOUT_S):
@@ -382,6 +375,7 @@ def _serve(device: Device, ready_fd: int, tell: Callable[[], None]) -> None:
         _log.error("no firmware: %s; inference goes on without", reason)
     tell()
     _announce(ready_fd, {**device.facts(), "firmware": device.board.firmware_ready})
+    stop_on_signal(device.stop)
     device.run()
 
 
@@ -397,6 +391,7 @@ def _announce(ready_fd: int, facts: dict[str, object]) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run ``napu-node``; a user's mistake is a sentence, not a traceback."""
+    leave_on_signal()
     try:
         node(_parser().parse_args(arguments))
     except ConfigError as error:

@@ -301,6 +301,9 @@ def look(link: str, timeout: float) -> tuple[int, str]:
     for way in ways(link):
         try:
             port = way()
+        except PermissionError:
+            failures.append("asking on Ethernet needs CAP_NET_RAW, as the node has it")
+            continue
         except OSError as error:
             failures.append(str(error))
             continue

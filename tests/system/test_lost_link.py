@@ -1,6 +1,5 @@
 """A node whose interface goes away and comes back, in another name, with another address, or as it was."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,7 +9,7 @@ import pytest
 
 from host_sdk.client import NapuClient
 from host_sdk.operations import Timeout
-from host_sdk.results import Inference
+from tests.rig.asking import Asking
 from tests.rig.nodes import NodeProcess, node_process, stop, within
 from tests.rig.packages import held_out
 from tests.rig.switched import Switched, switched
@@ -42,37 +41,6 @@ def asking(lab: Switched, address: str | None, timeout: Timeout = PATIENT) -> It
 
 def said(node: NodeProcess, words: str, times: int) -> bool:
     return node.log.read_text().count(words) == times
-
-
-class Asking:
-    """A thread that makes *once* requests, one after the other, until it is told to end."""
-
-    def __init__(self, client: NapuClient) -> None:
-        self.answers: list[Inference] = []
-        self.errors: list[BaseException] = []
-        self._client, self._end = client, threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        images = held_out()[:40]
-        try:
-            while not self._end.is_set():
-                for _, jpeg in images:
-                    self.answers.append(self._client.infer("digits", jpeg))
-        except BaseException as error:  # noqa: BLE001 - shown by the test
-            self.errors.append(error)
-
-    def has(self, count: int) -> bool:
-        return len(self.answers) > count
-
-    def end(self) -> None:
-        self._end.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        assert not self.errors
-        labels = [label for label, _ in held_out()[:40]]
-        assert [answer.label for answer in self.answers] == [labels[i % 40] for i in range(len(self.answers))]
 
 
 @pytest.mark.parametrize("link", ["packet:any", "auto:any"])
