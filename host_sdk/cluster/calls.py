@@ -95,7 +95,7 @@ class ClusterStream:
         self._block = encode_extensions(options.extensions) if options.extensions else b""
         self.name = name
         self.results: dict[int, Inference | NapuError] = {}
-        self._core, self._options = core, options
+        self._core, self._options, self._hedges = core, options, core.policy.hedges
         self._base = number << SEQUENCE_BITS
         self._following = 0
         self._plans: dict[int, Plan] = {}
@@ -127,19 +127,21 @@ class ClusterStream:
 
     def take(self, number: int, answers: Answers, row: int) -> None:
         """Take what became of one item."""
-        chunk = self._chunks.get(number)
-        if chunk is None or (self._twins and number in self._twins and not self._decides(number, chunk, answers)):
+        chunk = self._chunks.pop(number, None)
+        if chunk is not None and number in self._twins:
+            chunk = self._decide(number, chunk, answers)
+        if chunk is None:
             return
-        chunk = self._chunks.pop(number)
         if answers.error is not None:
             self._failed(number, chunk, answers, answers.error)
             return
-        if answers.bodies.shape[1] == chunk.plan.layout.size:
-            self.results[number] = Inference(chunk.plan.layout, chunk.plan.address, answers, row)
+        plan = chunk.plan
+        size, right = answers.bodies.shape[1], plan.layout.size
+        if size == right:
+            self.results[number] = Inference(plan.layout, plan.address, answers, row)
         else:
-            size, right = answers.bodies.shape[1], chunk.plan.layout.size
             self.results[number] = RemoteProtocolError(f"answer of {size} bytes; its tensors have {right}")
-        if self._core.policy.hedges:
+        if self._hedges:
             self._core.took(self._core.now() - chunk.begun)
 
     def cancel(self, number: int) -> None:
@@ -189,7 +191,7 @@ class ClusterStream:
                 self._submit_to(member, [item], [number], begun, expires)
             return
         self._chunks.update(dict.fromkeys(sequence, chunk))
-        if self._core.policy.hedges:
+        if self._hedges:
             self._order.append(chunk)
             self._core.wake_at(self._hedge_at(chunk))
 
@@ -316,14 +318,13 @@ class ClusterStream:
             self._twins[number] = twin
             self._core.tally.hedged += 1
 
-    def _decides(self, number: int, chunk: _Chunk, answers: Answers) -> bool:
-        """Take news of one of two copies; return whether it settles the item, and not leaves it to the other."""
+    def _decide(self, number: int, chunk: _Chunk, answers: Answers) -> _Chunk | None:
+        """Take news of one of two copies; return that copy if it is answered, None where it is left to the other."""
         twin = self._twins.pop(number)
         first = answers.peer == chunk.route
         if answers.error is None:
             self._core.tally.hedges_won += not first
-            self._chunks[number] = chunk if first else twin
             self._core.engine.cancel(self._base + number)
-            return True
+            return chunk if first else twin
         self._chunks[number] = twin if first else chunk
-        return False
+        return None
