@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from host_sdk.cluster.members import Member
 
 _MOMENT_NS = 1_000_000  # that a deadline is not shortened for: alike headers are written together
+_MOST_OLD = 4096  # chunks that may yet be sent twice
 _PAUSE_NS = 20_000_000  # before the same appliance is asked again, where it does not say
 
 
@@ -102,7 +103,7 @@ class ClusterStream:
         self._chunks: dict[int, _Chunk] = {}  # of what is under way, by sequence number
         self._twins: dict[int, _Chunk] = {}  # second copies
         self._waiting: list[_Waiting] = []
-        self._order: deque[_Chunk] = deque()  # those that may yet be sent twice, the oldest first
+        self._order: deque[_Chunk] = deque(maxlen=_MOST_OLD)  # those that may yet be sent twice, the oldest first
 
     def __len__(self) -> int:
         return len(self._chunks) + len(self._waiting) + len(self.results)
@@ -157,6 +158,7 @@ class ClusterStream:
         for number in list(self._chunks):
             self.cancel(number)
         self._waiting.clear()
+        self._order.clear()
         self.results.clear()
 
     # ---- on the way out ------------------------------------------------------------------------------------------

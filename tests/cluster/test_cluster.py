@@ -89,6 +89,21 @@ def test_a_list_may_be_a_function_that_is_asked_again(rack: Rack) -> None:
         assert [member.name for member in cluster.refresh()] == ["a", "c"]
 
 
+def test_one_that_is_down_for_long_is_forgotten_unless_it_is_listed(rack: Rack) -> None:
+    listed = [rack.appliances[name].address for name in "abc"]
+    with rack.cluster(forget_after=0.05) as cluster, rack.cluster(target=lambda: listed, forget_after=0.05) as named:
+        assert len(cluster.members()) == len(named.members()) == 3
+        rack.appliances["b"].silent = True
+        while [member.name for member in cluster.refresh()] != ["a", "c"]:
+            pass
+        while named.refresh()[1].state != "down" or named.refresh()[1].since_s < 0.1:
+            pass
+        assert [member.name for member in named.members()] == ["a", "b", "c"]
+        del listed[1]
+        while [member.name for member in named.refresh()] != ["a", "c"]:
+            pass
+
+
 def test_a_firmware_that_hangs_is_no_dead_appliance(rack: Rack) -> None:
     with rack.cluster(quiet=0.05) as cluster:
         list(cluster.infer_many("echo", [BODY] * 30))
