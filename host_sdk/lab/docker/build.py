@@ -1,7 +1,8 @@
 """Makes the containers of a lab, and waits until they serve."""
 
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from docker import DockerClient
 from docker.models.containers import Container
@@ -21,9 +22,10 @@ from host_sdk.lab.docker.parts import (
     packed_files,
 )
 from host_sdk.lab.driver import Progress
-from host_sdk.lab.topology import Topology
+from host_sdk.lab.topology import Appliance, Topology
 from host_sdk.wire.errors import DeviceError, NapuTimeoutError
 
+Adapt = Callable[[Appliance, dict[str, Any]], dict[str, Any]]
 _LOOK_S: Final = 0.1
 _TAIL_LINES: Final = 10
 _PACKER: Final = "files"
@@ -34,8 +36,21 @@ def container_log(container: Container) -> ContainerLog:
     return ContainerLog(container)
 
 
-def build_lab(client: DockerClient, topology: Topology, timeout_s: float, progress: Progress) -> None:
+def build_lab(
+    client: DockerClient,
+    topology: Topology,
+    timeout_s: float,
+    progress: Progress,
+    adapt: Adapt = lambda _, settings: settings,
+) -> None:
     """Make everything that a lab has, and wait until its appliances serve.
+
+    Args:
+        client: The engine.
+        topology: What to build.
+        timeout_s: Seconds that appliances have until they serve.
+        progress: Told what has been done.
+        adapt: Given an appliance and how its container is to be made, returns how it is made.
 
     Raises:
         DeviceError: An appliance ended before it served.
@@ -57,7 +72,7 @@ def build_lab(client: DockerClient, topology: Topology, timeout_s: float, progre
         client.volumes.create(
             name=flash_name(topology.name, appliance.name), labels=labels(topology.name, appliance.name, "appliance")
         )
-        container = client.containers.create(image, **appliance_settings(topology, appliance))
+        container = client.containers.create(image, **adapt(appliance, appliance_settings(topology, appliance)))
         container.start()
         started[appliance.name] = container
         progress(f"{count} of {len(topology.appliances)} appliances started")

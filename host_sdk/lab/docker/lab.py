@@ -13,7 +13,7 @@ from docker import DockerClient
 from docker.errors import APIError
 from docker.models.containers import Container
 
-from host_sdk.lab.docker.build import build_lab, container_log
+from host_sdk.lab.docker.build import Adapt, build_lab, container_log
 from host_sdk.lab.docker.engine import LAB_LABEL, NODE_LABEL, ROLE_LABEL, TOPOLOGY_LABEL, opened_engine
 from host_sdk.lab.docker.node_command import FAULTS, check_possible
 from host_sdk.lab.docker.parts import APPLIANCE, TAP, flash_name, network_name
@@ -45,13 +45,22 @@ class DockerLab:
         self.name = name
 
     @classmethod
-    def up(cls, topology: Topology, *, timeout_s: float, progress: Progress = lambda _: None) -> Self:
+    def up(
+        cls,
+        topology: Topology,
+        *,
+        timeout_s: float,
+        progress: Progress = lambda _: None,
+        adapt: Adapt = lambda _, settings: settings,
+    ) -> Self:
         """Build a lab and wait until all of its appliances serve. It outlives this process.
 
         Args:
             topology: What to build.
             timeout_s: Seconds that appliances have until they serve, from when the last one was started.
             progress: Called with a few words on what has just been done.
+            adapt: Given an appliance and how its container is to be made, in the words of the Docker SDK, returns
+                how it is made.
 
         Raises:
             ConfigError: A lab or container of this name is there, or containers cannot have what the topology says.
@@ -70,7 +79,7 @@ class DockerLab:
                     "or choose another name"
                 )
             try:
-                build_lab(client, topology, timeout_s, progress)
+                build_lab(client, topology, timeout_s, progress, adapt)
             except BaseException:
                 remove_lab(client, topology.name)
                 raise
