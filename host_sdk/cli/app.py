@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "infer": "query:infer",
     "load": "load:load",
     "pipelines": "query:pipelines_app",
+    "cluster": "cluster:cluster_app",
     "stats": "query:stats",
     "console": "manage:console",
     "status": "manage:status",
