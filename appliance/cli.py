@@ -5,9 +5,7 @@ import json
 import logging
 import os
 import secrets
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -29,6 +27,7 @@ from appliance.dla.backends import BACKENDS
 from appliance.pipelines.manifest import parse_manifest
 from appliance.pipelines.package import MANIFEST_NAME, pack_directory
 from appliance.profile import Profile, available_profiles, load_profile
+from appliance.stopping import OrphanReaper, leave_on_signal, stop_on_signal, stop_with_owner
 from firmware.boot.resident import ResidentRom, verifier
 from firmware.boot.rom import start
 from firmware.boot.rom_digest import rom_digest
@@ -40,7 +39,7 @@ from firmware.image.keys import KeyKind
 from firmware.image.policy import ALL_KINDS
 from firmware.services.access import CREDENTIALS_OBJECT, MODE_OBJECT, MUTUAL, OPEN
 from host_sdk.wire.errors import ConfigError, DeviceError, NapuError, NotAuthenticatedError
-from host_sdk.wire.links.auto import SPECS, open_link
+from host_sdk.wire.links.auto import ANY, SPECS, open_link
 from host_sdk.wire.links.base import Link
 
 FACTORY_OBJECT = "board/factory"
@@ -96,7 +95,7 @@ def provision_access(flash: Flash, mode: str, directory: Path | None) -> str:
     Raises:
         ConfigError: There are no credentials, or they cannot be used.
     """
-    flash.write(MODE_OBJECT, mode.encode())
+    flash.keep(MODE_OBJECT, mode.encode())
     if mode == OPEN:
         return ""
     # Here, as certificates take megabytes that an open node can do without.
@@ -109,7 +108,7 @@ def provision_access(flash: Flash, mode: str, directory: Path | None) -> str:
         except OSError as error:
             raise ConfigError(f"{directory} holds no device's identity: {error}; 'napu ca device' makes one") from None
         flash.directory.chmod(0o700)
-        flash.write(CREDENTIALS_OBJECT, credentials.encode())
+        flash.keep(CREDENTIALS_OBJECT, credentials.encode())
     elif CREDENTIALS_OBJECT not in flash.list():
         raise ConfigError(
             "access is mutual, and the node has no credentials: give it --credentials DIR, which 'napu ca device' "
@@ -290,10 +289,11 @@ def node(arguments: argparse.Namespace) -> None:
         provision(store, arguments.pipeline or factory_pipelines())
         certified = provision_access(store, arguments.access, arguments.credentials)
         _log.log(logging.WARNING if arguments.access == OPEN else logging.INFO, "access: %s", arguments.access)
-        choice = open_link(arguments.link)
+        choice = open_link(arguments.link, node=True)
         _log.info("link: %s", choice.reason)
-        # Over UDP many nodes may be bound to the same address, each on a machine of its own.
-        own_id = store.read(DEVICE_OBJECT).decode() if choice.link.kind == "udp" else ""
+        # Over UDP many nodes may be bound to the same address, each on a machine of its own; any interface's changes.
+        unstable = choice.link.kind == "udp" or arguments.link.endswith(f":{ANY}")
+        own_id = store.read(DEVICE_OBJECT).decode() if unstable else ""
         device_id = certified or own_id
         key, facts = open_device_key(store), configuration(arguments, hardware, policy, choice.link)
         if certified:
@@ -322,10 +322,10 @@ def node(arguments: argparse.Namespace) -> None:
         constants = Constants(str(device.facts()["device"]), rom_digest(), facts)
         check_constants(constants)
         device.board.measure(Attestor(key, constants, lambda: rom.booted, device.pipelines, store, clock))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: device.stop())
         if arguments.owner_fd >= 0:
-            threading.Thread(target=_stop_with_owner, args=(arguments.owner_fd, device), daemon=True).start()
+            stop_with_owner(arguments.owner_fd)
+        if os.getpid() == 1:
+            OrphanReaper(lambda: device.board.firmware_pid).begin()
         tell = partial(tell_capture, capture, device, facts, lambda: rom.booted, {"faults": arguments.fault_seed})
         stack.callback(tell)
         _serve(device, arguments.ready_fd, tell)
@@ -356,12 +356,6 @@ def _control_faults(wire: Link, arguments: argparse.Namespace, device: Device) -
     return FaultControl(arguments.fault_socket, wire, texts, device.call).close
 
 
-def _stop_with_owner(owner_fd: int, device: Device) -> None:
-    while os.read(owner_fd, 1):
-        pass  # whatever is written means nothing; the end of the pipe does
-    device.stop()
-
-
 def _serve(device: Device, ready_fd: int, tell: Callable[[], None]) -> None:
     device.board.start()
     if not device.board.wait_ready(READY_TIMEOUT_S):
@@ -369,6 +363,7 @@ def _serve(device: Device, ready_fd: int, tell: Callable[[], None]) -> None:
         _log.error("no firmware: %s; inference goes on without", reason)
     tell()
     _announce(ready_fd, {**device.facts(), "firmware": device.board.firmware_ready})
+    stop_on_signal(device.stop)
     device.run()
 
 
@@ -384,6 +379,7 @@ def _announce(ready_fd: int, facts: dict[str, object]) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run ``napu-node``; a user's mistake is a sentence, not a traceback."""
+    leave_on_signal()
     try:
         node(_parser().parse_args(arguments))
     except ConfigError as error:

@@ -48,7 +48,8 @@ _COUNTED = {
     ResetReason.KILLED: RESETS_KILLED,
     ResetReason.WATCHDOG: RESETS_WATCHDOG,
 }
-_STOP_GRACE_NS = SECOND_NS
+_STOP_GRACE_NS = SECOND_NS // 2
+_JOIN_S = 1.2  # a compiling pipeline may hold the board's thread for longer, and a node is to stop within 2 s
 
 
 class Board:
@@ -190,12 +191,18 @@ class Board:
             return self._ready
 
     def stop(self) -> None:
-        """Stop the firmware, by force after one second, and the board's thread; again does nothing."""
+        """Stop the firmware, by force after half a second, and the board's thread; again does nothing.
+
+        A thread that is in the middle of long work is left to end with the program, and the firmware with it.
+        """
         if self._wake_fd < 0:
             return
         os.eventfd_write(self._wake_fd, 1)
         if self._thread:
-            self._thread.join()
+            self._thread.join(_JOIN_S)
+            if self._thread.is_alive():
+                _log.warning("the board is at work still, and ends with the program")
+                return
         self._selector.close()
         os.close(self._wake_fd)
         self._wake_fd = -1

@@ -1,5 +1,6 @@
 """Flash: named objects in a directory, written as a whole or not at all, bounded in total size."""
 
+import errno
 import os
 import re
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 from host_sdk.wire.errors import DeviceError, NoSpaceError
 
 MAX_NAME = 120
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SEGMENT = re.compile(r"[a-z0-9._-]+")
 _TORN = "~"  # ends the name of a file that is being written; no object's name can contain it
 
@@ -88,8 +90,8 @@ class Flash:
         """Write an object, or replace it; it is on the medium when this returns.
 
         Raises:
-            NoSpaceError: It does not fit.
-            DeviceError: The name is none, or the medium fails; the old object is as it was.
+            NoSpaceError: It does not fit, into the flash or on the medium that holds it; the old object is as it was.
+            DeviceError: The name is none, or the medium fails; likewise.
         """
         path = self._path(name)
         with self._lock:
@@ -101,8 +103,21 @@ class Flash:
             try:
                 self._replace(path, data)
             except OSError as error:
+                if error.errno in _FULL:
+                    told = f"{len(data)} bytes of {name!r} do not fit; make room on it"
+                    raise NoSpaceError(f"the medium that holds the flash is full: {told}") from None
                 raise DeviceError(f"flash object {name!r} cannot be written: {error}") from None
             self._sizes[name] = len(data)
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Write an object unless it is as it should be, so that a medium that is full does no harm.
+
+        Raises:
+            NoSpaceError: As of :meth:`write`.
+            DeviceError: As of :meth:`write`, and of :meth:`read`.
+        """
+        if name not in self.list() or self.read(name) != data:
+            self.write(name, data)
 
     def delete(self, name: str) -> bool:
         """Delete an object; return whether there was one.

@@ -16,9 +16,10 @@ OPEN_FILES = 32
 
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x0002_0000, 0x0800_0000, 0x1000_0000, 0x4000_0000
 _MS_NOSUID_NODEV, _MS_BIND_REC, _MS_PRIVATE_REC = 0x6, 0x5000, 0x44000
-_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _CLEAR_ALL = 38, 47, 4
 _CAP_VERSION = 0x2008_0522
 _CAP_KILL = 5
+_TO_BECOME_ANOTHER = 1 << _CAP_KILL | 1 << 6 | 1 << 7  # and CAP_SETGID, CAP_SETUID
 _READ, _SEARCH = 4, 1
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 
@@ -38,6 +39,8 @@ def isolate(user: User, places: Sequence[str], report: Callable[[str], None]) ->
     _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
     _limit(resource.RLIMIT_AS, MEMORY_BYTES)
     root = os.geteuid() == 0
+    if not root and _capabilities():
+        report("isolation: the firmware's process began with capabilities, which it gives up now")
     steps: list[tuple[str, Callable[[], None]]] = [("network", lambda: _leave_network(root))]
     if root:
         steps += [("user", lambda: _become(user, places))]
@@ -52,6 +55,20 @@ def isolate(user: User, places: Sequence[str], report: Callable[[str], None]) ->
             step()
         except OSError as error:
             report(f"isolation: {name} not closed: {error.strerror or error}")
+
+
+def forbid_gains() -> None:
+    """Let what this thread starts from here on have no capabilities, though the interpreter's file may carry some.
+
+    For the thread and its children alone: capabilities belong to threads, and the node's others keep theirs. The kernel
+    takes from a file no capability that whoever starts it has not, once that is asked for, so the thread gives up its
+    own. A node that can become another user keeps them: its firmware does so first, and gives them up then.
+    """
+    _LIBC.prctl(_PR_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)
+    if _capabilities() & _TO_BECOME_ANOTHER == _TO_BECOME_ANOTHER:
+        _check(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    else:
+        _give_up_privileges()
 
 
 def _limit(kind: int, most: int) -> None:

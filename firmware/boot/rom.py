@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import host_sdk.wire
+from firmware.boot.isolation import forbid_gains
 from firmware.boot.user import NOBODY, User
 from firmware.image.development import DEVELOPMENT_POLICY
 from firmware.image.format import Image
@@ -70,6 +71,7 @@ def start(image: Image, bus_fd: int, irq_fd: int, epoch: int, user: User = NOBOD
         OSError: The system is out of something.
     """
     memory = _sealed_memory(image, epoch)
+    forbid_gains()
     try:
         return subprocess.Popen(
             [

@@ -47,7 +47,8 @@ def test_identity(control: Control) -> None:
     assert sorted(identity["firmware"]) == ["digest", "epoch", "pid", "version"]
     assert (identity["firmware"]["epoch"], identity["firmware"]["digest"]) == (3, "ab" * 32)
     assert identity["protocol"] == 1
-    assert [sorted(pipeline) for pipeline in identity["pipelines"]] == [["digest", "handle", "name", "sealed"]]
+    told = ["digest", "handle", "input_bytes", "name", "sealed"]
+    assert [sorted(pipeline) for pipeline in identity["pipelines"]] == [told]
 
 
 def test_installing_listing_removing(control: Control, hal: FakeHal) -> None:

@@ -69,8 +69,8 @@ class FakeHardware:
         model = hashlib.sha256(name.encode()).hexdigest()
         handle = len(self.loads)
         description: dict[str, object] = {
-            "name": name, "handle": handle, "digest": digest, "model_sha256": model, "input": {"bytes": 4},
-            "outputs": [], "sealed": False
+            "name": name, "handle": handle, "digest": digest, "model_sha256": model,
+            "input": {"kind": "tensor", "max_bytes": 4}, "outputs": [], "sealed": False,
         }  # fmt: skip
         self.served[name] = description
         return description
