@@ -14,10 +14,11 @@ import typer
 
 from host_sdk.cli.demo_images import held_out
 from host_sdk.cli.demo_report import summarise
-from host_sdk.cli.lab import DEFAULT_PROFILE, make_topology
+from host_sdk.cli.lab import make_topology, with_node_commands
 from host_sdk.cli.loopback import LoopbackNodes
 from host_sdk.cli.output import EXIT_FAILED, JsonOption, err, failures, out, print_json
 from host_sdk.lab.capability import capability
+from host_sdk.lab.file_format import DEFAULT_PROFILE
 from host_sdk.lab.lab import Lab
 from host_sdk.wire.errors import ConfigError, DeviceError
 
@@ -96,7 +97,7 @@ def _run(nodes: int, images: int, capture: Path) -> dict[str, Any]:
         return {**result, "reason": reason, "dropped": 0}
     err.print(f"bringing up a switch, a host and {nodes} appliances in network namespaces …", style="dim")
     topology = make_topology(f"demo-{os.getpid()}", nodes, 1500, "auto", DEFAULT_PROFILE)
-    with Lab.up(topology) as lab:
+    with Lab.up(with_node_commands(topology)) as lab:
         with lab.tap(capture) as tap:
             result = _host(lab.inside(topology.host.name, _command(images, ["--link", "auto:eth0"])))
         return {**result, "dropped": tap.stop().dropped}

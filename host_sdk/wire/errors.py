@@ -15,6 +15,9 @@
     │       └── FrameError        a frame or message cannot be decoded; has a status or drop reason
     ├── DeviceError               the emulated hardware: bus, flash, boot
     ├── PowerCutError             the emulated board lost its power; no DeviceError, so that nothing handles it as one
+    ├── EngineError               the container engine refuses
+    │   ├── EngineUnavailableError  no engine answers
+    │   └── ImageMissingError     it does not have the image
     ├── NapuTimeoutError          no answer in time (also a TimeoutError)
     ├── UncertainError            an appliance is gone, with a request that it may have executed
     ├── ClosedError               the client or link was closed
@@ -83,6 +86,18 @@ class DeviceError(NapuError):
 
 class PowerCutError(NapuError):
     """The emulated board lost its power; its chips answer nothing until it is back."""
+
+
+class EngineError(NapuError):
+    """The container engine refused what a lab needs."""
+
+
+class EngineUnavailableError(EngineError):
+    """No container engine answers."""
+
+
+class ImageMissingError(EngineError):
+    """The container engine does not have the image."""
 
 
 class NapuTimeoutError(NapuError, TimeoutError):
