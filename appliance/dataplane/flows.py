@@ -123,7 +123,8 @@ class Flows:
         except FrameError:
             return None
         plain = header.opcode == Opcode.INFER and header.flags & ~_PLAIN_FLAGS == 0
-        if not plain or header.credits or peer in (0, BROADCAST, self._link.address):
+        bare = header.flags & (Flag.ONCE | Flag.CRC) == Flag.ONCE
+        if not plain or bare or header.credits or peer in (0, BROADCAST, self._link.address):
             return None
         if header.fragments > 1 and not header.flags & Flag.ONCE:
             return None

@@ -17,6 +17,7 @@ from host_sdk.wire.message import batch_crcs
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, REPLY_BIT, DropReason, Flag, Opcode, Status
 
 _CRC, _INFER, _REPLY = int(Flag.CRC), int(Opcode.INFER), int(REPLY_BIT)
+_ONCE, _ONCE_CRC = int(Flag.ONCE), int(Flag.ONCE | Flag.CRC)
 _PLAIN_FLAGS = ~int(Flag.CRC | Flag.TRAILER | Flag.ONCE) & 0xFFFF
 _UNANSWERABLE = int(DropReason.UNANSWERABLE)
 _BARRIERS = (Opcode.CLOSE, Opcode.CANCEL)  # what came before them is taken first
@@ -58,7 +59,8 @@ class Intake:
         self._counters.frames(reasons)
         good = reasons == 0
         whole = headers["length"] <= headers["fragment_size"]
-        plain = good & whole & (opcodes == _INFER) & (headers["flags"] & _PLAIN_FLAGS == 0)
+        flags = headers["flags"]
+        plain = good & whole & (opcodes == _INFER) & (flags & _PLAIN_FLAGS == 0) & (flags & _ONCE_CRC != _ONCE)
         found = _Frames(batch, headers, plain, good & ~plain)
         begin = 0
         if found.other.any():
@@ -121,7 +123,7 @@ class Intake:
         short = arrivals.sizes < 0  # no room for the CRC that the flag announces
         if short.any():
             torsos = arrivals.take(short)
-            self._refusals.batch(torsos.peers, torsos.headers, Status.MALFORMED)
+            self._refusals.batch(torsos.peers, torsos.headers, Status.BAD_CRC)
             arrivals, crc = arrivals.take(~short), crc[~short]
         index = np.flatnonzero(crc)
         ends = arrivals.starts[index] + arrivals.sizes[index]

@@ -21,7 +21,7 @@ from host_sdk.wire.exchange.reassembly import Taken, Whole
 from host_sdk.wire.exchange.states import SlotState
 from host_sdk.wire.header import Header, check_length, decode_header, vector_header
 from host_sdk.wire.links.base import SEALED_PEER, FrameBatch, Link
-from host_sdk.wire.message import Message, check_flags, decode_message, encode_message, fragment_size_for
+from host_sdk.wire.message import Message, check_request, decode_message, encode_message, fragment_size_for
 from host_sdk.wire.schema import (
     FIRST_FRAGMENTS,
     HEADER_SIZE,
@@ -108,7 +108,7 @@ class Messages:
         """Take sound frames that carry fragments of one message, counted as accepted, that arrived at ``now``."""
         header, counters = fragments.header, self._state.counters
         try:
-            check_flags(header.flags)
+            check_request(header)
             ahead = self._ahead(peer, fragments, now) if header.opcode == Opcode.INFER else 0
             if ahead:
                 if ahead < len(fragments):
@@ -131,6 +131,7 @@ class Messages:
             FrameError: It is damaged.
         """
         message = decode_message(header, whole.payload)
+        check_request(header)
         if header.opcode == Opcode.INFER:
             self._rooms.admitter.admit(_single(peer, message, whole.wire_bytes), whole.began, now)
         else:

@@ -20,7 +20,9 @@ from host_sdk.wire.schema import (
     MAX_FRAGMENT_SIZE,
     TRAILER,
     Flag,
+    Opcode,
     Status,
+    is_notice,
 )
 
 _TRAILER = struct.Struct(TRAILER.struct_format)
@@ -267,6 +269,20 @@ def check_flags(flags: int) -> None:
         raise FrameError(Status.UNSUPPORTED_FLAG, f"flags {flags & ~KNOWN_FLAGS:#06x}")
 
 
+def check_request(header: Header) -> None:
+    """Refuse a request for its flags: those that nobody knows, and a *once* INFER, or a notice about one, without CRC.
+
+    Of a message of which one bit was damaged on the way, the CRC says so, unless the bit is the flag CRC itself.
+
+    Raises:
+        FrameError: With status UNSUPPORTED_FLAG or MALFORMED.
+    """
+    check_flags(header.flags)
+    kept = header.opcode == Opcode.INFER or is_notice(header.opcode)
+    if kept and header.flags & (Flag.ONCE | Flag.CRC) == Flag.ONCE:
+        raise FrameError(Status.MALFORMED, "flag ONCE needs flag CRC")
+
+
 def decode_message(header: Header, payload: bytes) -> Message:
     """Take a reassembled message apart.
 
@@ -275,14 +291,13 @@ def decode_message(header: Header, payload: bytes) -> Message:
         payload: Its bytes, ``header.length`` of them.
 
     Raises:
-        FrameError: With status UNSUPPORTED_FLAG, BAD_CRC or MALFORMED.
+        FrameError: With status BAD_CRC, UNSUPPORTED_FLAG or MALFORMED.
     """
     end = len(payload)
     if header.flags & Flag.CRC:  # first, so that a damaged flag is not taken for one that nobody knows
         end -= CRC_SIZE
         if end < 0:
-            check_flags(header.flags)
-            raise FrameError(Status.MALFORMED, "no room for the CRC that a flag announces")
+            raise FrameError(Status.BAD_CRC, "no room for the CRC that a flag announces")
         (crc,) = _CRC.unpack_from(payload, end)
         if crc != message_crc(payload[:end] if end < LONG else np.frombuffer(payload, np.uint8, end), header):
             raise FrameError(Status.BAD_CRC, f"message of {len(payload)} bytes")
