@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from host_sdk.capture.replay import header_of
+from host_sdk.capture.analysis import PAUSING
+from host_sdk.capture.fields import Fields, header_of
+from host_sdk.capture.replay import is_sound
 from host_sdk.wire.errors import FrameError
-from host_sdk.wire.header import Header
 from host_sdk.wire.message import Trailer, decode_message
-from host_sdk.wire.schema import HEADER_SIZE, STAGES, Flag, Opcode, Status
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, STAGES, TRAILER, Flag, Opcode, Status
 
 # What an answer says of the moment in which it was made, and not of what was asked. With a virtual clock, nothing of it
 # changes from one replay to the next; from a capture to its replay all of it may.
@@ -19,6 +20,9 @@ VOLATILE = frozenset(
     )
 )
 _HEADER_FIELDS = ("opcode", "status", "flags", "pipeline", "priority", "credits", "retry_after", "fragment_size")
+_KEPT_FIELDS = [
+    (offset, offset + field.size) for field, offset in TRAILER.placed() if field.name not in VOLATILE
+]  # of a trailer
 _SHOWN = 40  # bytes of a value that a difference shows
 Key = tuple[str, int, int]  # peer, session, request
 
@@ -33,7 +37,7 @@ class Answer:
         frames: Frames of the request's answers, copies among them.
     """
 
-    header: Header
+    header: Fields
     parts: dict[int, bytes] = field(default_factory=dict)
     frames: int = 0
 
@@ -49,9 +53,10 @@ class Answer:
 
     def fields(self) -> dict[str, object]:
         """Return every field by name, and the body; those of an answer that cannot be read are its bytes."""
-        shown: dict[str, object] = {name: getattr(self.header, name) for name in _HEADER_FIELDS}
+        header = self.header.header
+        shown: dict[str, object] = {name: getattr(header, name) for name in _HEADER_FIELDS}
         try:
-            message = decode_message(self.header, self.payload)
+            message = decode_message(header, self.payload)
         except FrameError as error:
             return {**shown, "unreadable": str(error), "body": self.payload}
         shown["body"] = message.body
@@ -70,15 +75,19 @@ def _trailer_fields(trailer: Trailer) -> dict[str, object]:
 def gather_answers(replies: Iterable[tuple[str, bytes]]) -> dict[Key, Answer]:
     """Return the last answer to each INFER that has one, by peer, session and id.
 
-    The others say when they were made, and nothing about what was asked.
+    The others say when they were made, and nothing about what was asked. Those that were damaged on their way to the
+    capture are passed over, as their requester did; one that says that the request can be sent again does not replace
+    one that is final.
     """
     found: dict[Key, Answer] = {}
     for peer, pdu in replies:
         header = header_of(pdu)
-        if header is None or header.opcode != Opcode.RESULT:
+        if header is None or header.opcode != Opcode.RESULT or not is_sound(header, pdu):
             continue
         key = (peer, header.session, header.request)
         answer = found.get(key)
+        if answer and header.status in PAUSING and answer.header.status not in PAUSING:
+            continue
         if answer is None or _shape(answer.header) != _shape(header):
             answer = found[key] = Answer(header, frames=answer.frames if answer else 0)
         answer.frames += 1
@@ -86,7 +95,7 @@ def gather_answers(replies: Iterable[tuple[str, bytes]]) -> dict[Key, Answer]:
     return found
 
 
-def _shape(header: Header) -> tuple[int, ...]:
+def _shape(header: Fields) -> tuple[int, ...]:
     return header.status, header.length, header.fragment_size, header.flags
 
 
@@ -149,7 +158,7 @@ def compare(then: dict[Key, Answer], now: dict[Key, Answer], most: int = 100) ->
         elif old.whole and new.whole and old.payload == new.payload and old.header == new.header:
             result.identical += 1
             continue
-        elif not old.whole:  # the capture lost a part of it: what is there can be compared, and no more
+        elif not old.whole or _alike(old, new):  # the capture lost a part of the former: no more can be said of it
             result.alike += 1
             continue
         else:
@@ -158,6 +167,21 @@ def compare(then: dict[Key, Answer], now: dict[Key, Answer], most: int = 100) ->
             result.different += bool(found)
         result.differences += found[: max(0, most - len(result.differences))]
     return result
+
+
+def _alike(old: Answer, new: Answer) -> bool:
+    """Return whether two whole answers surely are the same but for volatile fields; else each has to be looked at."""
+    one, two = old.header._replace(credits=0), new.header._replace(credits=0)
+    if one != two or one.status or one.flags & (Flag.TRAILER | Flag.EXTENSION) != Flag.TRAILER or not new.whole:
+        return False
+    then, now, end = old.payload, new.payload, one.length - (CRC_SIZE if one.flags & Flag.CRC else 0)
+    at = end - TRAILER.size
+    return at >= 0 and all(then[begin:stop] == now[begin:stop] for begin, stop in _kept_parts(at))
+
+
+def _kept_parts(at: int) -> list[tuple[int, int]]:
+    """Return where an answer is not volatile: its body, and some fields of the trailer that begins at ``at``."""
+    return [(0, at), *((at + begin, at + end) for begin, end in _KEPT_FIELDS)]
 
 
 def _differences(key: Key, old: Answer, new: Answer) -> Iterator[Difference]:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgpack
 import numpy as np
 
-from host_sdk.capture.replay import Batch, Plan, Renaming, header_of
+from host_sdk.capture.fields import Fields, header_of
+from host_sdk.capture.replay import Batch, Plan, Renaming
 from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import Link
 from host_sdk.wire.message import Message, encode_message, fragment_frames, fragment_size_for
@@ -111,7 +112,7 @@ class Replayer:
         return (request - self._renaming.shift) & ((1 << 62) - 1)
 
 
-def _requests(plan: Plan) -> Iterable[tuple[str, Header]]:
+def _requests(plan: Plan) -> Iterable[tuple[str, Fields]]:
     for batch in plan.batches:
         for peer, pdu in batch.frames:
             header = header_of(pdu)

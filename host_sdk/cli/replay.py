@@ -8,7 +8,18 @@ import typer
 
 from host_sdk.capture.answers import Comparison, compare, gather_answers
 from host_sdk.capture.replay import Plan, plan_replay
-from host_sdk.cli.output import EXIT_FAILED, JsonOption, LabOption, LinkOption, client, failures, out, print_json
+from host_sdk.cli.output import (
+    EXIT_FAILED,
+    JsonOption,
+    LabOption,
+    LinkOption,
+    client,
+    err,
+    failures,
+    out,
+    print_json,
+    progress,
+)
 from host_sdk.wire.errors import ConfigError
 
 DEFAULT_PROFILE = "napu-s"
@@ -41,7 +52,8 @@ def replay(
     with failures(as_json=as_json):
         if virtual == bool(node):
             raise ConfigError("say where to replay to: --virtual, or --node ADDRESS")
-        plan = plan_replay(file, appliance)
+        with err.status(f"reading {file.name}"):
+            plan = plan_replay(file, appliance)
         if virtual:
             replies, facts = _to_virtual(plan, profile, package, seed, save)
         else:
@@ -72,7 +84,8 @@ def _to_virtual(
         packed = [
             pack_directory(path) if path.is_dir() else path.read_bytes() for path in packages or factory_pipelines()
         ]
-        run = replay_virtual(plan, load_profile(profile), packed, seed, save)
+        with progress("frames", sum(len(batch.frames) for batch in plan.batches)) as advance:
+            run = replay_virtual(plan, load_profile(profile), packed, seed, save, advance)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
     facts = {"frames": run.frames, "replies": len(run.replies), "digest": run.digest, "unknown_pipelines": run.lost}
