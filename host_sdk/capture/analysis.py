@@ -138,7 +138,8 @@ class Analysis:
         key = (seen.source, seen.destination, seen.session, seen.request)
         entry = self._open.get(key)
         if entry is None:
-            if is_notice(seen.opcode):
+            # One from a responder to its requester was an answer, before its opcode was damaged.
+            if is_notice(seen.opcode) or (seen.damaged and (seen.destination, seen.source) in self._answered_sent):
                 self.strays += 1
                 return
             entry = self._follow(key, seen)

@@ -1,5 +1,6 @@
 """The answers in a capture and those of its replay, put together and held against each other."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ from host_sdk.capture.fields import Fields, header_of
 from host_sdk.capture.replay import is_sound
 from host_sdk.wire.errors import FrameError
 from host_sdk.wire.message import Trailer, decode_message
-from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, STAGES, TRAILER, Flag, Opcode, Status
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, STAGES, TRAILER, Flag, Opcode, Status, is_notice
 
 # What an answer says of the moment in which it was made, and not of what was asked. With a virtual clock, nothing of it
 # changes from one replay to the next; from a capture to its replay all of it may.
@@ -23,6 +24,7 @@ _HEADER_FIELDS = ("opcode", "status", "flags", "pipeline", "priority", "credits"
 _KEPT_FIELDS = [
     (offset, offset + field.size) for field, offset in TRAILER.placed() if field.name not in VOLATILE
 ]  # of a trailer
+_STATUSES, _OPCODES = frozenset(map(int, Status)), frozenset(map(int, Opcode))
 _SHOWN = 40  # bytes of a value that a difference shows
 Key = tuple[str, int, int]  # peer, session, request
 
@@ -95,6 +97,20 @@ def gather_answers(replies: Iterable[tuple[str, bytes]]) -> dict[Key, Answer]:
     return found
 
 
+def tally(replies: Iterable[tuple[str, bytes]]) -> Counter[str]:
+    """Count answers to INFERs by status, and notices by opcode, copies and those that are no final ones among them."""
+    found: Counter[str] = Counter()
+    for _, pdu in replies:
+        header = header_of(pdu)
+        if header is None or header.fragment != header.fragments - 1 or not is_sound(header, pdu):
+            continue
+        if header.opcode == Opcode.RESULT:
+            found[Status(header.status).name if header.status in _STATUSES else f"status {header.status}"] += 1
+        elif is_notice(header.opcode) and header.opcode in _OPCODES:
+            found[Opcode(header.opcode).name] += 1
+    return found
+
+
 def _shape(header: Fields) -> tuple[int, ...]:
     return header.status, header.length, header.fragment_size, header.flags
 
@@ -132,6 +148,7 @@ class Comparison:
         missing: Answers that the replay does not have.
         extra: Answers that the capture does not have.
         differences: The first of the differences.
+        fields: Answers that differ in each field, by its name.
     """
 
     identical: int = 0
@@ -140,6 +157,7 @@ class Comparison:
     missing: int = 0
     extra: int = 0
     differences: list[Difference] = field(default_factory=list)
+    fields: Counter[str] = field(default_factory=Counter)
 
     @property
     def same(self) -> bool:
@@ -165,6 +183,7 @@ def compare(then: dict[Key, Answer], now: dict[Key, Answer], most: int = 100) ->
             found = list(_differences(key, old, new))
             result.alike += not found
             result.different += bool(found)
+        result.fields.update(difference.field for difference in found)
         result.differences += found[: max(0, most - len(result.differences))]
     return result
 

@@ -71,6 +71,12 @@ class Plan:
         return sorted({header.pipeline for header in asked if header and header.opcode == Opcode.INFER})
 
     @property
+    def asked(self) -> set[tuple[str, int, int]]:
+        """Peer, session and id of every INFER."""
+        headers = ((peer, header_of(pdu)) for batch in self.batches for peer, pdu in batch.frames)
+        return {(peer, at.session, at.request) for peer, at in headers if at and at.opcode == Opcode.INFER}
+
+    @property
     def longest(self) -> int:
         """Bytes of the longest PDU."""
         sent = (len(pdu) for batch in self.batches for _, pdu in batch.frames)

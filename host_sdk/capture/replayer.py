@@ -43,11 +43,6 @@ class Replayer:
         self._made: dict[tuple[str, int], int] = {}  # likewise, of those that are made
         self.replies: list[tuple[str, bytes]] = []
 
-    @property
-    def mtu(self) -> int:
-        """Bytes of the largest PDU that a link for this replay has to carry."""
-        return next(mtu for mtu in MTUS if mtu >= min(self._plan.longest, MTUS[-1]))
-
     def openings(self, mtu: int) -> list[tuple[str, bytes]]:
         """Return an OPEN for every session that the capture has no opening of, and its peer."""
         first: dict[tuple[str, int], int] = {}
@@ -110,6 +105,11 @@ class Replayer:
 
     def _before(self, request: int) -> int:
         return (request - self._renaming.shift) & ((1 << 62) - 1)
+
+
+def mtu_for(plan: Plan) -> int:
+    """Return the bytes of the largest PDU that a link for a replay has to carry."""
+    return next(mtu for mtu in MTUS if mtu >= min(plan.longest, MTUS[-1]))
 
 
 def _requests(plan: Plan) -> Iterable[tuple[str, Fields]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from appliance.profile import Profile
 from appliance.virtual import START_NS, VirtualDevice
 from host_sdk.capture.replay import Plan
-from host_sdk.capture.replayer import Replayer, match_handles, send_pdus
+from host_sdk.capture.replayer import Replayer, match_handles, mtu_for, send_pdus
 from host_sdk.capture.tapped import PcapWriter
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.links.base import BURST, Link
@@ -103,7 +103,7 @@ def replay_virtual(
     Raises:
         ConfigError: A package cannot be served.
     """
-    mtu = Replayer(plan, {}).mtu
+    mtu = mtu_for(plan)
     with ExitStack() as stack:
         device = stack.enter_context(VirtualDevice(profile, packages, seed=seed, mtu=mtu))
         handles, lost = match_handles(plan, device.device.pipelines())

@@ -109,6 +109,13 @@ def test_an_answer_that_was_damaged_explains_why_its_request_is_sent_again(tmp_p
     assert history.ended_ns - history.began_ns == 12_400_000
 
 
+def test_an_answer_whose_opcode_was_damaged_is_no_request(tmp_path: Path) -> None:
+    (answer,) = result(8)
+    damaged = answer[:1] + bytes([answer[1] ^ 0x80]) + answer[2:]
+    script = Script().ask(0, *infer()).say(400, *result()).ask(500, *infer(8)).say(900, damaged).say(12_000, answer)
+    assert [history.request for history in script.histories(tmp_path)] == [1, 8]
+
+
 def test_a_fragment_that_was_lost_behind_the_point_is_told_from_one_that_was_lost_before(tmp_path: Path) -> None:
     frames = infer(body=bytes(5 * 100 - 4), size=100)
     assert len(frames) == 5

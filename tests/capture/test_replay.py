@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_sdk.capture.answers import compare, gather_answers
+from host_sdk.capture.answers import compare, gather_answers, tally
 from host_sdk.capture.fields import header_of
 from host_sdk.capture.frames import CapturedFrames
 from host_sdk.capture.packet import CapturedPacket, Interface
@@ -23,6 +23,7 @@ from tests.rig.frames import BAD_CRC, CONTROL, CRC_FLAG, DISCOVER, INFER, OPEN, 
 DEVICE, ONE, TWO = 0x0200_0000_0001, 0x0200_0000_0002, 0x0200_0000_0003
 NAME, FIRST, SECOND = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
 SESSION, PIPELINE = 0x1234_0001, 0x0101
+WORKING = 0xA0
 SEALED_FLAG = 0x10
 EPOCH = 1_700_000_000_000_000_000
 
@@ -99,6 +100,8 @@ def test_damaged_answers_are_passed_over_and_those_for_now_do_not_replace_final_
     replies = [(FIRST, pdu) for pdu in (bad_crc, answer, spoilt, bare, bad_crc)]
     (found,) = gather_answers(replies).values()
     assert (found.payload, found.frames) == (answer[32:], 2)
+    working = Pdu(WORKING, b"", 1, 0, SESSION).encode()
+    assert tally([*replies, (FIRST, working)]) == {"OK": 1, "BAD_CRC": 2, "WORKING": 1}
 
 
 def test_pipelines_are_not_found_by_damaged_answers(tmp_path: Path) -> None:
