@@ -17,7 +17,6 @@ from host_sdk.wire.message import batch_crcs
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, REPLY_BIT, DropReason, Flag, Opcode, Status
 
 _CRC, _INFER, _REPLY = int(Flag.CRC), int(Opcode.INFER), int(REPLY_BIT)
-_ONCE, _ONCE_CRC = int(Flag.ONCE), int(Flag.ONCE | Flag.CRC)
 _PLAIN_FLAGS = ~int(Flag.CRC | Flag.TRAILER | Flag.ONCE) & 0xFFFF
 _UNANSWERABLE = int(DropReason.UNANSWERABLE)
 _BARRIERS = (Opcode.CLOSE, Opcode.CANCEL)  # what came before them is taken first
@@ -59,8 +58,7 @@ class Intake:
         self._counters.frames(reasons)
         good = reasons == 0
         whole = headers["length"] <= headers["fragment_size"]
-        flags = headers["flags"]
-        plain = good & whole & (opcodes == _INFER) & (flags & _PLAIN_FLAGS == 0) & (flags & _ONCE_CRC != _ONCE)
+        plain = good & whole & (opcodes == _INFER) & (headers["flags"] & _PLAIN_FLAGS == 0)
         found = _Frames(batch, headers, plain, good & ~plain)
         begin = 0
         if found.other.any():

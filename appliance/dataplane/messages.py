@@ -21,7 +21,7 @@ from host_sdk.wire.exchange.reassembly import Taken, Whole
 from host_sdk.wire.exchange.states import SlotState
 from host_sdk.wire.header import Header, check_length, decode_header, vector_header
 from host_sdk.wire.links.base import SEALED_PEER, FrameBatch, Link
-from host_sdk.wire.message import Message, check_request, decode_message, encode_message, fragment_size_for
+from host_sdk.wire.message import Message, check_flags, decode_message, encode_message, fragment_size_for, is_bare
 from host_sdk.wire.schema import (
     FIRST_FRAGMENTS,
     HEADER_SIZE,
@@ -108,7 +108,7 @@ class Messages:
         """Take sound frames that carry fragments of one message, counted as accepted, that arrived at ``now``."""
         header, counters = fragments.header, self._state.counters
         try:
-            check_request(header)
+            check_flags(header.flags)
             ahead = self._ahead(peer, fragments, now) if header.opcode == Opcode.INFER else 0
             if ahead:
                 if ahead < len(fragments):
@@ -131,7 +131,6 @@ class Messages:
             FrameError: It is damaged.
         """
         message = decode_message(header, whole.payload)
-        check_request(header)
         if header.opcode == Opcode.INFER:
             self._rooms.admitter.admit(_single(peer, message, whole.wire_bytes), whole.began, now)
         else:
@@ -154,6 +153,9 @@ class Messages:
             return 0  # others are there; it may contradict them
         if not self._state.sessions.find(header.session, peer, now):
             self._rooms.refusals.one(peer, header, Status.UNKNOWN_SESSION)
+            return count
+        if is_bare(header) and self._state.sessions.checked[header.session & SLOT_MASK]:
+            self._rooms.refusals.one(peer, header, Status.MALFORMED, "in this session flag ONCE needs flag CRC")
             return count
         if header.flags & Flag.ONCE:
             place = self._answers.place(header.session & SLOT_MASK, header.request)
@@ -285,7 +287,8 @@ class Messages:
             return f"tenant is a text of at most {MAX_TENANT} bytes"
         if message.header.request >= 1 << 62:
             return "the id of an OPEN is less than 2^62"
-        wanted = Opening(peer, message.header.request, size, fragments, self._state.tenants.index(tenant), resume)
+        index, checked = self._state.tenants.index(tenant), bool(message.header.flags & Flag.CRC)
+        wanted = Opening(peer, message.header.request, size, fragments, index, resume, checked=checked)
         return self._state.grants.limited(wanted) if self._state.grants else wanted
 
     def expire(self, now: int) -> None:

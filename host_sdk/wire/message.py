@@ -20,9 +20,7 @@ from host_sdk.wire.schema import (
     MAX_FRAGMENT_SIZE,
     TRAILER,
     Flag,
-    Opcode,
     Status,
-    is_notice,
 )
 
 _TRAILER = struct.Struct(TRAILER.struct_format)
@@ -269,18 +267,9 @@ def check_flags(flags: int) -> None:
         raise FrameError(Status.UNSUPPORTED_FLAG, f"flags {flags & ~KNOWN_FLAGS:#06x}")
 
 
-def check_request(header: Header) -> None:
-    """Refuse a request for its flags: those that nobody knows, and a *once* INFER, or a notice about one, without CRC.
-
-    Of a message of which one bit was damaged on the way, the CRC says so, unless the bit is the flag CRC itself.
-
-    Raises:
-        FrameError: With status UNSUPPORTED_FLAG or MALFORMED.
-    """
-    check_flags(header.flags)
-    kept = header.opcode == Opcode.INFER or is_notice(header.opcode)
-    if kept and header.flags & (Flag.ONCE | Flag.CRC) == Flag.ONCE:
-        raise FrameError(Status.MALFORMED, "flag ONCE needs flag CRC")
+def is_bare(header: Header) -> bool:
+    """Return whether a message has flag ONCE and no CRC: where there should be one, the flag CRC was damaged."""
+    return header.flags & (Flag.ONCE | Flag.CRC) == Flag.ONCE
 
 
 def decode_message(header: Header, payload: bytes) -> Message:

@@ -29,7 +29,7 @@ from tests.rig.packages import tensor_package
 from tests.rig.port import TRAILER_FLAG, Port, make_port
 from tests.rig.tiny_models import doubler
 
-ONCE = 9  # with flag CRC, which it needs
+ONCE, BARE = 9, 8  # with flag CRC and without, which the OPEN had not either
 CANCEL, SETTLE, RESEND, WORKING, UNKNOWN, GRANT = 0x20, 0x21, 0x22, 0xA0, 0xA1, 0xA2
 CANCELLED, DEADLINE_EXCEEDED = 20, 17
 SMALL, LONG = 8, 1000  # floats of a body and an answer; the long one takes three frames
@@ -86,7 +86,7 @@ def doubled(pdu: Pdu, number: int) -> bool:
 # ---- copies ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [ONCE, ONCE | TRAILER_FLAG])
+@pytest.mark.parametrize("flags", [BARE, ONCE, BARE | TRAILER_FLAG, ONCE | TRAILER_FLAG])
 @pytest.mark.parametrize("runt", [False, True], ids=["fast", "general"])
 def test_a_copy_gets_the_same_bytes_and_is_not_executed(port: Port, flags: int, runt: bool) -> None:
     data = frames(once(port, 1, flags=flags))

@@ -11,7 +11,7 @@ from host_sdk.wire.exchange.arrived import Arrived
 from host_sdk.wire.exchange.reassembly import Reassembler, ReassemblyLimits
 from host_sdk.wire.exchange.states import SLOT_RULES, SlotAction, SlotEvent, SlotState
 from host_sdk.wire.header import Header, decode_header
-from host_sdk.wire.message import Message, check_request, decode_message, encode_message
+from host_sdk.wire.message import Message, check_flags, decode_message, encode_message
 from host_sdk.wire.schema import (
     CRC_SIZE,
     FIRST_FRAGMENTS,
@@ -73,7 +73,7 @@ class ReferenceResponder:
             return []
 
     def _take(self, peer: int, header: Header, payload: bytes, now: int) -> Sent:
-        check_request(header)
+        check_flags(header.flags)
         session = self._session(peer, header.session)
         if header.opcode == Opcode.INFER and header.flags & Flag.ONCE and session:
             if self._state(session, header.request) is not SlotState.NEW:

@@ -7,7 +7,7 @@ from tests.rig.frames import BUSY, CLOSE, INFER, OK, OPEN, UNKNOWN_SESSION, Pdu,
 from tests.rig.reference_responder import ReferenceResponder
 from tests.rig.reference_sessions import ResponderLimits
 
-ONCE, CANCELLED = 9, 20  # with flag CRC, which it needs
+ONCE, CANCELLED = 9, 20  # with flag CRC
 CANCEL, SETTLE, RESEND, RESULT, WORKING, UNKNOWN, GRANT = 0x20, 0x21, 0x22, 0x90, 0xA0, 0xA1, 0xA2
 BASE = 100  # id of the OPEN
 

@@ -46,7 +46,7 @@ def too_short(rig: Rig, flags: int) -> None:
     rig.refused(Frame(Opcode.INFER, b"ab", 0, flags, 0x1234_5678), Status.MALFORMED)
 
 
-@case("N-145", "a once INFER without flag CRC is answered MALFORMED and not run")
+@case("N-145", "a once INFER without flag CRC, in a session whose OPEN had it, is answered MALFORMED and not run")
 def bare_once(rig: Rig) -> None:
     frame = rig.infer(rig.open(), once=True)
     rig.put(frame.but(flags=ONCE))
@@ -63,6 +63,13 @@ def bare_once_fragments(rig: Rig) -> None:
     rig.has_status(rig.expect(pattern), Status.MALFORMED)
     rig.send(*rig.pieces(frame, 3))
     rig.right(rig.answer(frame))
+
+
+@case("N-036 N-111", "a once INFER without flag CRC, in a session whose OPEN had none, is run and answered without")
+def bare_session(rig: Rig) -> None:
+    opening = rig.opening()
+    session = rig.open(frame=opening.but(flags=0))
+    rig.right(rig.ask(rig.infer(session, once=True, flags=ONCE)))
 
 
 @case("N-145", "a SETTLE with flag ONCE and without flag CRC settles nothing")
