@@ -213,8 +213,10 @@ class Analysis:
         before = course.seen[fragment]
         if now - before >= self._limits.timeout_ns:
             return Cause.TIMEOUT
-        overtaken = self._answered_sent.get((entry.history.requester, entry.history.responder), 0) > before
-        return Cause.OVERTAKEN if overtaken else Cause.UNEXPLAINED
+        if self._answered_sent.get((entry.history.requester, entry.history.responder), 0) > before:
+            return Cause.OVERTAKEN
+        # A requester's clock starts when it hands a burst over, which may be before the last of it passes.
+        return Cause.TIMEOUT if now - before >= self._limits.timeout_ns // 2 else Cause.UNEXPLAINED
 
     def _requesters_notice(self, entry: _Open, seen: Sighting) -> None:
         if seen.opcode == Opcode.CANCEL:

@@ -46,7 +46,7 @@ class Cause(StrEnum):
     MISSING = "the other end said that it was missing"
     WORKING = "although it was being worked on"
     ANSWERED = "although its answer had passed, which was lost behind this point (inferred), or late"
-    UNEXPLAINED = "sooner than any timeout, and nothing that passed says why"
+    UNEXPLAINED = "sooner than any timeout ends, and nothing that passed says why"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class AnalysisLimits:
         linger_ns: How long after its answer a request is followed, for copies that come behind.
         idle_ns: How long a request without an answer is followed after its last frame.
         duplicate_ns: A copy that comes sooner was made by the wire, for no end sends again so soon.
-        timeout_ns: No retransmission timeout is shorter.
+        timeout_ns: No retransmission timeout is shorter; at the point of capture it may look like half of it.
     """
 
     open_requests: int = 65536

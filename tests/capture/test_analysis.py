@@ -86,7 +86,7 @@ def cause_of(history: RequestHistory) -> Cause:
 
 
 def test_what_is_sent_again_too_soon_is_explained_by_one_that_overtook_it_or_not_at_all(tmp_path: Path) -> None:
-    """No timeout is shorter than 10 ms."""
+    """No timeout is shorter than 10 ms, nor looks like less than 5."""
     alone = only(Script().ask(0, *infer()).ask(2_000, *infer()).histories(tmp_path))
     assert cause_of(alone) is Cause.UNEXPLAINED
     assert "nothing that passed says why" in reasons(alone, dla_tapped=False)[0]
