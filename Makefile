@@ -24,9 +24,10 @@ demo: ## show appliances answering, in a lab on this machine
 	@.ci/setup
 	@$(BIN)/napu demo $(ARGS)
 
-lab: ## show a cluster of containers that loses one and no answer; brings its own Docker Engine where none answers (root)
+# As root it brings a Docker Engine along where none answers, for as long as it takes.
+lab: ## show containers as a cluster, of which one is killed and no image is lost
 	@.ci/setup
-	@docker/engine run --install -- $(BIN)/napu demo --docker $(ARGS)
+	@docker/engine run --install -- sh -ec 'docker/build --quiet >/dev/null; exec $(BIN)/napu demo --docker $(ARGS)'
 
 bench: ## measure appliances beside inference servers, which it installs into a cache (ARGS=--quick for a short look)
 	@.ci/setup
