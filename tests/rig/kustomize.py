@@ -79,4 +79,4 @@ def containers(entry: Manifest) -> list[Manifest]:
 
 
 def _is(entry: Manifest, target: Manifest) -> bool:
-    return entry["kind"] == target["kind"] and entry["metadata"]["name"] == target["name"]
+    return bool(entry["kind"] == target["kind"] and entry["metadata"]["name"] == target["name"])
