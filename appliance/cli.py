@@ -40,7 +40,7 @@ from firmware.image.keys import KeyKind
 from firmware.image.policy import ALL_KINDS
 from firmware.services.access import CREDENTIALS_OBJECT, MODE_OBJECT, MUTUAL, OPEN
 from host_sdk.wire.errors import ConfigError, DeviceError, NapuError, NotAuthenticatedError
-from host_sdk.wire.links.auto import SPECS, open_link
+from host_sdk.wire.links.auto import ANY, SPECS, open_link
 from host_sdk.wire.links.base import Link
 
 FACTORY_OBJECT = "board/factory"
@@ -290,10 +290,11 @@ def node(arguments: argparse.Namespace) -> None:
         provision(store, arguments.pipeline or factory_pipelines())
         certified = provision_access(store, arguments.access, arguments.credentials)
         _log.log(logging.WARNING if arguments.access == OPEN else logging.INFO, "access: %s", arguments.access)
-        choice = open_link(arguments.link)
+        choice = open_link(arguments.link, node=True)
         _log.info("link: %s", choice.reason)
-        # Over UDP many nodes may be bound to the same address, each on a machine of its own.
-        own_id = store.read(DEVICE_OBJECT).decode() if choice.link.kind == "udp" else ""
+        # Over UDP many nodes may be bound to the same address, each on a machine of its own; any interface's changes.
+        unstable = choice.link.kind == "udp" or arguments.link.endswith(f":{ANY}")
+        own_id = store.read(DEVICE_OBJECT).decode() if unstable else ""
         device_id = certified or own_id
         key, facts = open_device_key(store), configuration(arguments, hardware, policy, choice.link)
         if certified:

@@ -129,6 +129,8 @@ class Device:
         if self._options.mutual:
             link, grants = _sealing(link, counters, tenants, clock)
         self._link = link
+        # That of the beginning, whatever address a link that follows its interface comes to.
+        self._id = self._options.device_id or f"{link.address:012x}"
         self._loader = load_backend(self._options.backend)
         self._loading = threading.Lock()
         self._mailbox = Mailbox()
@@ -212,10 +214,10 @@ class Device:
     # ---- what the board asks, from its own thread ----------------------------------------------------------------
 
     def facts(self) -> dict[str, object]:
-        """Return what the device is; constant."""
+        """Return what the device is; constant, but for the address of a link that follows its interface."""
         address = self._link.format_address(self._link.address)
         return {
-            "device": self._options.device_id or f"{self._link.address:012x}",
+            "device": self._id,
             "name": self._options.name or address,
             "address": address,
             "mtu": self._link.mtu,
@@ -233,6 +235,8 @@ class Device:
             "link_rx_bytes": link.rx_bytes,
             "link_tx_frames": link.tx_frames,
             "link_tx_bytes": link.tx_bytes,
+            "link_losses": link.losses,
+            "link_outage_ms": link.outage_ns // 1_000_000,
             **{f"link_rx_{reason}": count for reason, count in link.rx_drops.items()},
             **{f"link_tx_{reason}": count for reason, count in link.tx_drops.items()},
         }

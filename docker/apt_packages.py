@@ -1,7 +1,7 @@
 """Debian packages of a given release, fetched by the machine's own apt without touching what it knows or has installed.
 
-Standard library only. apt resolves, downloads and checks signatures; this gives it a directory of its own to work in, and
-takes the mirror from the sources that the machine is set up with.
+Standard library only. apt resolves, downloads and checks signatures; this gives it a directory of its own to work in,
+and takes the mirror from the sources that the machine is set up with.
 """
 
 import os
@@ -115,4 +115,4 @@ class Apt:
 
 def say(message: str) -> None:
     """Tell the user what is being done."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201 - a program's progress
+    print(message, file=sys.stderr, flush=True)

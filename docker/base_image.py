@@ -17,9 +17,9 @@ RELEASE = "bookworm"
 LABEL = "io.napu.base=debian-packages"
 PULL_TIMEOUT_S = 300
 PACKAGES = (
-    "base-files base-passwd bash coreutils dash debianutils findutils grep gzip libc-bin netbase sed tar "
-    "python3.11-minimal python3.11 libstdc++6 python3-pip-whl"
-).split()
+    *("base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "findutils", "grep", "gzip", "libc-bin"),
+    *("netbase", "sed", "tar", "python3.11", "libstdc++6", "python3-pip-whl"),
+)
 # In no container does anybody read these.
 UNREAD = ("usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "usr/share/python-wheels")
 
@@ -88,10 +88,16 @@ def _configure(root: Path) -> None:
 def _import(root: Path) -> None:
     # Owned by root whoever made it, and readable by all.
     tar = ["tar", "-c", "--owner=0", "--group=0", "--numeric-owner", "--sort=name", "-C", root, "."]
-    changes = ["ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", 'CMD ["python3"]', f"LABEL {LABEL}"]
+    changes = [
+        "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
+        'CMD ["python3"]',
+        f"LABEL {LABEL}",
+    ]
     options = [word for change in changes for word in ("--change", change)]
     with subprocess.Popen(tar, stdout=subprocess.PIPE) as archive:
         command = ["docker", "import", *options, "-", BASE]
-        done = subprocess.run(command, stdin=archive.stdout, capture_output=True, text=True, check=False, env=os.environ)
+        done = subprocess.run(
+            command, stdin=archive.stdout, capture_output=True, text=True, check=False, env=os.environ
+        )
     if done.returncode or archive.returncode:
         raise SetupError(f"docker import failed: {done.stderr.strip()}")

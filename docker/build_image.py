@@ -1,6 +1,7 @@
 """Build the image, with what cannot be fetched in the build made ready outside; started by ``docker/build``.
 
-The base image comes from the engine, a registry, or Debian's packages; the wheels from the index that pip is set up with.
+The base image comes from the engine, a registry, or Debian's packages; the wheels from the index that pip is set up
+with.
 """
 
 import argparse
@@ -64,8 +65,8 @@ def build(name: str, *, quiet: bool) -> None:
         SetupError: The engine said why not.
     """
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    # No pull: the base image is there. The older builder takes one that was imported without asking a registry about it.
-    command = ["docker", "build", "--network", "none", "--tag", name, "--build-arg", f"VERSION={version}"]
+    # The older builder takes a base image that was imported without asking a registry about it.
+    command = ["docker", "build", "--force-rm", "--network", "none", "--tag", name, "--build-arg", f"VERSION={version}"]
     command += ["--file", str(HERE / "Dockerfile"), str(ROOT)]
     environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
     say(f"building {name} …")
@@ -92,7 +93,7 @@ def main() -> None:
             build(image_name(), quiet=arguments.quiet)
     except (SetupError, subprocess.TimeoutExpired) as error:
         sys.exit(f"docker/build: {error}")
-    print(image_name())  # noqa: T201 - the answer
+    print(image_name())
 
 
 if __name__ == "__main__":

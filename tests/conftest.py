@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.rig.engine import napu_image  # noqa: F401 - a fixture of all
+
 # Where the run was started in the background, SIGINT is ignored, and would be by all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -20,7 +20,6 @@ class Identity:
     def __init__(self, hal: Hal, digest: str) -> None:
         self._hal = hal
         self._constant = {
-            **hal.facts(),
             "protocol": PROTOCOL,
             "access": access_mode(hal),
             "firmware": {"version": VERSION, "digest": digest, "epoch": hal.epoch(), "pid": os.getpid()},
@@ -32,7 +31,8 @@ class Identity:
             {key: pipeline[key] for key in ("name", "handle", "digest", "sealed")} for pipeline in self._hal.pipelines()
         ]
         counters = {name: count for name, count in self._hal.counters().items() if count and _of_discovery(name)}
-        return {**self._constant, "pipelines": served, "counters": counters}
+        # Asked for anew each time, as the address changes when the interface is replaced under a link that follows it.
+        return {**self._hal.facts(), **self._constant, "pipelines": served, "counters": counters}
 
 
 def _of_discovery(name: str) -> bool:

@@ -244,11 +244,16 @@ class CapturedLink:
 
     def __init__(self, link: Link, capture: NodeCapture) -> None:
         self._link, self._capture = link, capture
-        self.kind, self.address, self.mtu, self.smallest = link.kind, link.address, link.mtu, link.smallest
+        self.kind, self.mtu, self.smallest = link.kind, link.mtu, link.smallest
         self.capacity = link.capacity
         self.fileno, self.wait, self.allocate, self.expect = link.fileno, link.wait, link.allocate, link.expect
         self.format_address, self.parse_address = link.format_address, link.parse_address
         self.close = link.close
+
+    @property
+    def address(self) -> int:
+        """Peer key of this end, which a link that follows its interface may change."""
+        return self._link.address
 
     def receive(self) -> FrameBatch:
         """Receive, and show what was received."""

@@ -1,6 +1,6 @@
 """The protocol of a link, and the batch of frames that goes through it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 BROADCAST = 0xFFFF_FFFF_FFFF  # peer key that stands for everybody on the link
 # From here on a peer key stands for a key that frames are sealed with; what links see themselves has 48 bits.
 SEALED_PEER = 1 << 63
+# With this bit, the MAC address of a process on this machine that asks by a door (links/door.py).
+LOCAL_PEER = 1 << 62
 BURST = 256  # frames that a link hands over at most at one call
 
 
@@ -74,6 +76,8 @@ class LinkStatistics:
         rx_drops: Frames lost before the owner saw them, by the reason that the kernel or the link gives.
         tx_drops: Frames that could not be sent, by reason.
         faults: Frames that a link with faults delivered otherwise than they were, by direction and fault.
+        losses: Times that the interface of a link that is followed went away.
+        outage_ns: How long it was away, in all.
     """
 
     rx_frames: int = 0
@@ -83,6 +87,18 @@ class LinkStatistics:
     rx_drops: dict[str, int] = field(default_factory=dict)
     tx_drops: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
+    losses: int = 0
+    outage_ns: int = 0
+
+    def add(self, other: "LinkStatistics") -> None:
+        """Add the counters of another link."""
+        for one in fields(self):
+            mine, more = getattr(self, one.name), getattr(other, one.name)
+            if isinstance(more, dict):
+                for reason, count in more.items():
+                    mine[reason] = mine.get(reason, 0) + count
+            else:
+                setattr(self, one.name, mine + more)
 
 
 class Link(Protocol):

@@ -90,6 +90,14 @@ class EthernetLink:
         """
         return parse_mac(text)
 
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the descriptors behind :meth:`fileno`, for an owner who polls them with others."""
+        return self._waiter.descriptors
+
+    def wait_also(self, descriptor: int) -> None:
+        """Let a wait end when another descriptor is readable, too; before anybody has the link's own."""
+        self._waiter = Waiter(*self._waiter.descriptors, descriptor)
+
     def fileno(self) -> int:
         """Return the descriptor that polls readable when frames have arrived or an interface has changed."""
         self._check_open()
@@ -109,7 +117,7 @@ class EthernetLink:
         while self._waiter.wait(left):
             if self._waiter.ready(1):
                 self._watch.check()
-            if self._waiter.ready(0):
+            if any(self._waiter.ready(index) for index in range(len(self._waiter.descriptors)) if index != 1):
                 return True
             if timeout_ns is not None:  # only a notice of no concern
                 left = timeout_ns - (monotonic_ns() - begun)

@@ -53,7 +53,7 @@ class FaultyLink:
         if queue < 2 * BURST:
             raise ConfigError(f"a link with faults needs a queue of {2 * BURST} frames or more, not {queue}")
         self._link, self._clock = link, clock
-        self.kind, self.address, self.mtu, self.smallest = link.kind, link.address, link.mtu, link.smallest
+        self.kind, self.mtu, self.smallest = link.kind, link.mtu, link.smallest
         self.capacity = link.capacity
         self.format_address, self.parse_address = link.format_address, link.parse_address
         out_seed, in_seed = np.random.SeedSequence(seed).spawn(2)
@@ -67,6 +67,11 @@ class FaultyLink:
         self._timer: Timer | None = None
         self._timer_at: int | None = None
         self._closed = False
+
+    @property
+    def address(self) -> int:
+        """Peer key of this end, which a link that follows its interface may change."""
+        return self._link.address
 
     @property
     def faults_out(self) -> Faults:

@@ -135,6 +135,36 @@ def _read_interface(control: socket.socket, index: int) -> Interface | None:
     return Interface(name, index, high << 32 | low, mtu, bool(flags & _IFF_UP), kind == _ARPHRD_ETHER)
 
 
+class LinkNotices:
+    """The kernel's notices that some interface of the namespace has changed."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket.setblocking(False)
+        self._socket.bind((0, _RTMGRP_LINK))
+
+    def fileno(self) -> int:
+        """Return the descriptor that polls readable when there are notices."""
+        return self._socket.fileno()
+
+    def drain(self) -> bool:
+        """Read what has come; return whether there was anything."""
+        changed = False
+        while True:
+            try:
+                changed = bool(self._socket.recv(_NOTICE_SIZE))
+            except BlockingIOError:
+                return changed
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                changed = True  # more notices than the socket holds
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()
+
+
 class InterfaceWatch:
     """Tells when an interface that a link is open on is not what it was.
 
@@ -146,9 +176,7 @@ class InterfaceWatch:
     def __init__(self, interface: Interface) -> None:
         self._opened = interface
         self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._notices = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._notices.setblocking(False)
-        self._notices.bind((0, _RTMGRP_LINK))
+        self._notices = LinkNotices()
 
     def fileno(self) -> int:
         """Return the descriptor that polls readable when something has changed."""
@@ -161,20 +189,8 @@ class InterfaceWatch:
             InterfaceError: It is gone, down, renamed, or has another address.
             MtuError: It carries smaller frames than when it was opened.
         """
-        if self._drain() and (fault := self.diagnose()):
+        if self._notices.drain() and (fault := self.diagnose()):
             raise fault
-
-    def _drain(self) -> bool:
-        changed = False
-        while True:
-            try:
-                changed = bool(self._notices.recv(_NOTICE_SIZE))
-            except BlockingIOError:
-                return changed
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                changed = True  # more notices than the socket holds
 
     def diagnose(self) -> LinkError | None:
         """Return what is wrong with the interface, or None."""

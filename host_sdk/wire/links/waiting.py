@@ -32,9 +32,13 @@ class Waiter:
     """Waits until one of a few descriptors is readable.
 
     An interrupted wait ends early, so that a loop whose signal handler asked it to stop gets to see that.
+
+    Attributes:
+        descriptors: What is waited for.
     """
 
     def __init__(self, *descriptors: int) -> None:
+        self.descriptors = descriptors
         self._count = len(descriptors)
         self._polled = (_PollFd * self._count)(*(_PollFd(fd, select.POLLIN, 0) for fd in descriptors))
         self._timeout = _Timespec()

@@ -87,7 +87,7 @@ class SealedLink:
         self, link: Link, keys: KeyRing, account: Account, clock: Callable[[], int], *, responder: bool
     ) -> None:
         self._link, self.keys, self._account, self._clock, self._responder = link, keys, account, clock, responder
-        self.kind, self.address, self.smallest, self.capacity = link.kind, link.address, link.smallest, link.capacity
+        self.kind, self.smallest, self.capacity = link.kind, link.smallest, link.capacity
         self.mtu = link.mtu - SEAL_OVERHEAD
         self.format_address, self.parse_address = link.format_address, link.parse_address
         self.fileno, self.wait, self.expect, self.close = link.fileno, link.wait, link.expect, link.close
@@ -103,6 +103,11 @@ class SealedLink:
         self._unsealed = 0  # frames for a key that was gone, or at its end
         self._hint_at: dict[int, int] = {}
         self._hint_tokens, self._hint_filled = float(_HINTS_PER_S), clock()
+
+    @property
+    def address(self) -> int:
+        """Peer key of this end, which a link that follows its interface may change."""
+        return self._link.address
 
     # ---- receiving -----------------------------------------------------------------------------------------------
 
