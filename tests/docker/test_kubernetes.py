@@ -15,6 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from host_sdk.cli.demo_images import held_out
 from tests.rig.kustomize import Manifest, containers, load, patch, render
 from tests.rig.manifests import misfits
 from tests.rig.nodes import ROOT, node_process
@@ -204,23 +205,29 @@ def the(kind: str, objects: list[Manifest]) -> Any:
 
 
 def test_the_commands_do_what_they_are_for(tmp_path: Path) -> None:
-    """The appliance's arguments start a node, and the job's script loads it; both with places of this machine."""
+    """The appliance's arguments start a node, and the job loads it; both with places of this machine."""
     (appliance,) = containers(the("StatefulSet", render(BASE)))
     options = dict(zip(appliance["args"][::2], appliance["args"][1::2], strict=True))
     assert (options.pop("--flash"), options.pop("--link")) == ("/flash", "udp:0.0.0.0:34997")
     options["--name"] = options["--name"].replace("$(POD_NAME)", "appliance-0")
+    two = tmp_path / "digits" / "0007-two.jpg"
+    two.parent.mkdir()
+    two.write_bytes(next(item.jpeg for item in held_out(500) if item.name == two.name))
     (job,) = containers(the("Job", load(HERE / "examples" / "load.yaml")))
     with node_process(tmp_path, *(text for pair in options.items() for text in pair)) as node:
         assert node.facts["name"] == "appliance-0"
-        (script,) = job["args"]
-        here = f"--target localhost:{node.address.rpartition(':')[2]}"
-        for theirs, ours in (("/tmp/", f"{tmp_path}/"), ("--target appliance", here), ("--seconds 10", "--seconds 1")):
-            assert theirs in script
-            script = script.replace(theirs, ours)
+        command = [*job["command"], *job["args"]]
+        for theirs, ours in (("appliance", f"localhost:{node.address.rpartition(':')[2]}"), ("10", "1")):
+            command[command.index(theirs)] = ours
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        command = [*job["command"], script]
         done = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, "PATH": path}, timeout=60, check=False
+            command,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": path},
+            timeout=60,
+            check=False,
+            cwd=tmp_path,  # has what is in the image's working directory
         )
     assert done.returncode == 0, done.stderr
     answers = re.search(rf"^{re.escape(node.address)} +(\d+) answers", done.stdout, re.MULTILINE)
