@@ -90,6 +90,12 @@ def test_what_breaks_a_schema_is_found(kind: str, operation: Manifest) -> None:
         validate(entry, VERSIONS[-1])
 
 
+def test_the_versions_claimed_are_those_looked_at() -> None:
+    page = (ROOT / "docs" / "scale-out.md").read_text(encoding="utf-8")
+    newest = ".".join(VERSIONS[-1].split(".")[:2])
+    assert f"Kubernetes {OLDEST[0]}.{OLDEST[1]} to {newest}" in page
+
+
 def test_the_overlays_are_what_kubectl_makes_of_them() -> None:
     kubectl = shutil.which("kubectl")
     if kubectl is None:

@@ -9,6 +9,8 @@ import sys
 from functools import partial
 from typing import Any
 
+import pytest
+
 from host_sdk.wire.schema import UDP_PORT
 from tests.rig.engine import needs_engine
 from tests.rig.labs import eventually
@@ -55,11 +57,12 @@ TWO = "digits/0007-two.jpg"  # in the image
 
 @needs_engine
 @needs_swarm
+@pytest.mark.timeout(300)  # for a busy machine; half a minute is enough for an idle one
 def test_a_swarm_of_two_machines(napu_image: str) -> None:
     with Swarm() as swarm:
         swarm.load(napu_image)
         for name, files in STACKS.items():
-            swarm.deploy(name, files, NAPU_IMAGE=napu_image, NAPU_HEALTH_INTERVAL="1s")
+            swarm.deploy(name, files, NAPU_IMAGE=napu_image, NAPU_HEALTH_INTERVAL="3s")
         for name in STACKS:
             assert eventually(partial(all_run, swarm, name), READY_S), name
         for name in STACKS:
@@ -177,3 +180,6 @@ def a_machine_loses_its_power(swarm: Swarm) -> None:
     assert len(after) == 2
     assert swarm.state(worker) == "Down"
     assert len(manager.containers("napu_appliance")) == 2
+    waiting = manager.docker("service", "ps", "--no-trunc", "--filter", "desired-state=running", "out_appliance")
+    assert "host-mode port already in use" in waiting  # its port is taken by the one that is there
+    assert len(manager.containers("out_appliance")) == 1
