@@ -2,7 +2,7 @@
 # PYTHON chooses the interpreter when an environment is made: make demo PYTHON=python3.12
 SHELL = /bin/sh
 .SUFFIXES:
-.PHONY: help demo bench test sweep fuzz lint format lock clean
+.PHONY: help demo lab bench test sweep fuzz lint format lock clean
 .DEFAULT_GOAL := help
 
 # The environments are complete; what steers the caller's own Python must not reach into them.
@@ -14,12 +14,20 @@ PEERS = host_sdk/bench/servers/requirements
 LOCK = PATH="$(BIN):$$PATH" uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" --constraint .ci/constraints.in $(ARGS)
 
+# The image has one Python and one system, so no markers; and what is in both locks has the same version in both.
+IMAGE_LOCK = $(subst --universal,--python-platform linux,$(LOCK))
+
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
 
 demo: ## show appliances answering, in a lab on this machine
 	@.ci/setup
 	@$(BIN)/napu demo $(ARGS)
+
+# As root it brings a Docker Engine along where none answers, for as long as it takes.
+lab: ## show containers as a cluster, of which one is killed and no image is lost
+	@.ci/setup
+	@docker/engine run --install -- sh -ec 'docker/build --quiet >/dev/null; exec $(BIN)/napu demo --docker $(ARGS)'
 
 bench: ## measure appliances beside inference servers, which it installs into a cache (ARGS=--quick for a short look)
 	@.ci/setup
@@ -57,6 +65,8 @@ lock: ## renew the lock files from pyproject.toml (ARGS=--upgrade for the newest
 	$(LOCK) --extra dev --output-file .ci/requirements.lock pyproject.toml .ci/build.in
 	$(LOCK) --extra tflite-runtime --extra test --output-file .ci/tflite-runtime.lock pyproject.toml .ci/build.in
 	$(LOCK) --extra fuzz --output-file .ci/fuzz.lock pyproject.toml .ci/build.in
+	$(IMAGE_LOCK) --extra appliance --extra capture --constraint .ci/requirements.lock --output-file docker/requirements.lock pyproject.toml
+	$(IMAGE_LOCK) --output-file docker/build.lock docker/build.in
 	for peer in protocol triton mlserver; do $(LOCK) --output-file $(PEERS)/$$peer.txt $(PEERS)/$$peer.in || exit; done
 	$(LOCK) --no-deps --output-file $(PEERS)/tritonserver.txt $(PEERS)/tritonserver.in
 

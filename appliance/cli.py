@@ -124,10 +124,10 @@ def provision_access(flash: Flash, mode: str, directory: Path | None) -> str:
         raise ConfigError(f"the node's credentials do not count: {error.detail}") from None
 
 
-def _read_start(path: Path) -> bytes:
-    """Return a file, or so much of it that it is no certificate any more."""
+def _read_start(path: Path, most: int = MAX_CREDENTIAL) -> bytes:
+    """Return a file, or so much of it that it is too long for what it should be, by default a certificate."""
     with path.open("rb") as file:
-        return file.read(MAX_CREDENTIAL)
+        return file.read(most)
 
 
 def authority_of(flash: Flash) -> str:
@@ -195,28 +195,38 @@ def fused_policy(fuses: Fuses) -> Policy:
     return Policy(root_hash, revoked=fuses.revoked, kinds=kinds)
 
 
-def open_chip(flash: Flash, fuses: Fuses, policy: Policy) -> Nor:
+def open_chip(flash: Flash, fuses: Fuses, policy: Policy, image: Path | None = None) -> Nor:
     """Return the NOR flash of a node. One that is new gets this installation's image into slot A and as recovery.
+
+    Where an image is named, that goes into slot A.
 
     A node of before there were slots has its image as an object in flash: that goes into slot A, if the board takes it.
 
     Raises:
-        DeviceError: The file cannot be used, or the board does not take this installation's image.
+        ConfigError: The image that was named cannot be read.
+        DeviceError: The file cannot be used, or the board does not take the image.
     """
     path = flash.directory / NOR_FILE
     if not path.exists():
         # Under another name until it is whole, so that a node that is ended here makes another one.
         with closing(Nor(flash.directory / NOR_UNFINISHED, NOR_BLOCKS)) as chip:
-            _fill(chip, flash, fuses, policy)
+            _fill(chip, flash, fuses, policy, image)
         (flash.directory / NOR_UNFINISHED).replace(path)
         flash.delete(IMAGE_OBJECT)
     return Nor(path, NOR_BLOCKS)
 
 
-def _fill(chip: Nor, flash: Flash, fuses: Fuses, policy: Policy) -> None:
+def _fill(chip: Nor, flash: Flash, fuses: Fuses, policy: Policy, image: Path | None) -> None:
     recovery = build_image()
     # Of images that are the same one is verified.
     verify = cache(verifier(policy))
+    if image:
+        try:
+            named = _read_start(image, MAX_IMAGE + 1)
+        except OSError as error:
+            raise ConfigError(f"no firmware image can be read from {image}: {error.strerror}") from None
+        provision_chip(chip, fuses, verify, named, recovery)
+        return
     if IMAGE_OBJECT in flash.list():
         try:
             # One byte more than an image can have: an endless one is seen without reading all of it.
@@ -254,6 +264,8 @@ def _parser() -> argparse.ArgumentParser:
     add_capture_options(parser)
     live = "socket at which the damage can be changed while it runs, as 'napu lab fault' does"
     option("--fault-socket", type=Path, help=live)
+    image = "firmware image that a new boot flash gets; by default this installation's"
+    option("--firmware", type=Path, metavar="FILE", help=image)
     shut_in = "whom a node that runs as root runs its firmware as: a user's name, or UID:GID (65534:65534)"
     option("--firmware-user", default=f"{NOBODY.uid}:{NOBODY.gid}", metavar="USER", help=shut_in)
     option("--name", default="", help="name for people; the address by default")
@@ -285,7 +297,7 @@ def node(arguments: argparse.Namespace) -> None:
         clock = WallClock()
         fuses = stack.enter_context(closing(open_fuses(directory)))
         policy = fused_policy(fuses)
-        chip = stack.enter_context(closing(open_chip(store, fuses, policy)))
+        chip = stack.enter_context(closing(open_chip(store, fuses, policy, arguments.firmware)))
         rom = ResidentRom(chip, fuses, policy, partial(start, user=user), clock.now_ns)
         provision(store, arguments.pipeline or factory_pipelines())
         certified = provision_access(store, arguments.access, arguments.credentials)

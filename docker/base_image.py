@@ -60,7 +60,7 @@ def _root(directory: Path) -> Path:
 
 def _unpack(package: Path, root: Path) -> None:
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as archive:
-        tar = ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", root]
+        tar = ["tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "-C", str(root)]
         done = subprocess.run(tar, stdin=archive.stdout, capture_output=True, text=True, check=False)
     if done.returncode or archive.returncode:
         raise SetupError(f"{package.name} cannot be unpacked: {done.stderr.strip()}")
@@ -87,7 +87,7 @@ def _configure(root: Path) -> None:
 
 def _import(root: Path) -> None:
     # Owned by root whoever made it, and readable by all.
-    tar = ["tar", "-c", "--owner=0", "--group=0", "--numeric-owner", "--sort=name", "-C", root, "."]
+    tar = ["tar", "-c", "--owner=0", "--group=0", "--numeric-owner", "--sort=name", "-C", str(root), "."]
     changes = [
         "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
         'CMD ["python3"]',

@@ -41,9 +41,8 @@ def main(environment: Path, launcher: Path) -> None:
     commands = environment / "commands"
     commands.mkdir()
     shutil.copy(launcher, commands / launcher.name)
-    for command in COMMANDS:
-        if (environment / "bin" / command).exists():
-            (commands / command).symlink_to(launcher.name)
+    for command in ("python", *COMMANDS):
+        (commands / command).symlink_to(launcher.name)
     # Nothing can be written in the read-only container, so an interpreter without bytecode would compile at each start.
     compileall.compile_dir(packages, quiet=1, workers=0, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
 

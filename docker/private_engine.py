@@ -200,7 +200,7 @@ def fetch_compose(directory: Path) -> None:
     shutil.rmtree(unpacked)
 
 
-def run_with_engine(command: Sequence[str], *, install: bool) -> int:
+def run_with_engine(command: Sequence[str], *, install: bool, optional: bool) -> int:
     """Run a command with an engine and Docker Compose, and return its exit status.
 
     Raises:
@@ -209,11 +209,19 @@ def run_with_engine(command: Sequence[str], *, install: bool) -> int:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="napu-engine-", ignore_cleanup_errors=True)))
         environment = dict(os.environ)
-        if not answers():
-            require_dockerd(install=install)
-            say("starting a private Docker Engine …")
-            environment["DOCKER_HOST"] = stack.enter_context(private_engine(directory))
-        if not has_compose():
+        have = answers()
+        if not have:
+            try:
+                require_dockerd(install=install)
+            except SetupError as error:
+                if not optional:
+                    raise
+                say(f"going on without: {error}")
+            else:
+                say("starting a private Docker Engine …")
+                environment["DOCKER_HOST"] = stack.enter_context(private_engine(directory))
+                have = True
+        if have and not has_compose():
             try:
                 fetch_compose(directory)
                 environment["DOCKER_CONFIG"] = str(directory / "config")
@@ -252,12 +260,13 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("run", help="run a command with an engine")
     verb.add_argument("--install", action="store_true", help=f"may install {' and '.join(PACKAGES)} (root, apt-get)")
+    verb.add_argument("--optional", action="store_true", help="run the command without where none can be had")
     verb.add_argument("command", nargs="+", metavar="COMMAND", help="after --")
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop_asked)
     try:
-        status = run_with_engine(arguments.command, install=arguments.install)
+        status = run_with_engine(arguments.command, install=arguments.install, optional=arguments.optional)
     except SetupError as error:
         say(f"docker/engine: {error}")
         return 1

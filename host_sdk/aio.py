@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -9,10 +10,11 @@ from typing import Any, Self, TypeVar
 from host_sdk.access.identity import Identity
 from host_sdk.attestation import collect_evidence, new_nonce
 from host_sdk.engine import connect
+from host_sdk.inferences import Inferences
 from host_sdk.operations import InferOptions, Operation, Operations, Timeout, seal_inference, secure_control
 from host_sdk.results import Appliance, Inference, Pipeline
 from host_sdk.running import Running
-from host_sdk.streams import Data, Stream, Streams, is_inference
+from host_sdk.streams import Data, InferStream, Stream, Streams, is_inference
 from host_sdk.wire.attest.collected import Evidence
 from host_sdk.wire.errors import ClosedError, LinkError, NapuError
 from host_sdk.wire.exchange.answers import Announced, Event
@@ -21,65 +23,6 @@ from host_sdk.wire.links.base import Link
 
 Result = TypeVar("Result")
 _SECURE_OPERATIONS = 8  # that are under way at once
-
-
-class _Inferences:
-    """A stream, and those who wait for it.
-
-    Attributes:
-        futures: Of single inferences, by sequence number.
-        progress: Set when there are results that have no future.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.futures: dict[int, asyncio.Future[Inference]] = {}
-        self.progress = asyncio.Event()
-        self.learning: asyncio.Task[None] | None = None
-        self._items: list[Data] = []
-        self._numbers: list[int] = []
-
-    def add(self, item: Data, future: asyncio.Future[Inference]) -> int:
-        """Take an item that is submitted with others of this turn of the loop."""
-        number = self.stream.number()
-        self.futures[number] = future
-        self._items.append(item)
-        self._numbers.append(number)
-        return number
-
-    def submit(self) -> None:
-        """Submit what was added, but for what was cancelled meanwhile."""
-        items, numbers = self._items, self._numbers
-        self._items, self._numbers = [], []
-        if len(self.futures) < len(numbers):
-            pairs = [pair for pair in zip(items, numbers, strict=True) if pair[1] in self.futures]
-            items, numbers = [item for item, _ in pairs], [number for _, number in pairs]
-        if items:
-            self.stream.submit(items, numbers)
-
-    def hand_out(self) -> None:
-        """Give results to those who wait for them."""
-        results = self.stream.results
-        if not results:
-            return
-        for number in [number for number in results if number in self.futures]:
-            future, result = self.futures.pop(number), results.pop(number)
-            if future.done():
-                continue
-            if isinstance(result, NapuError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-        if results:
-            self.progress.set()
-
-    def fail(self, error: NapuError) -> None:
-        """Give up all that is under way."""
-        for future in self.futures.values():
-            if not future.done():
-                future.set_exception(error)
-        self.futures.clear()
-        self.progress.set()
 
 
 class AsyncNapuClient:
@@ -105,11 +48,11 @@ class AsyncNapuClient:
         secure = secure_control(self._engine, identity)
         sealing = seal_inference(self._engine, secure)
         self._operations = Operations(self._engine, timeout or Timeout(), targets, secure, sealing)
-        self._streams = Streams(self._operations)
+        self._streams: Streams[Any] = Streams(partial(Stream, self._operations))
         self._limits = limits or RequesterLimits()
         self._waiting: dict[int, tuple[Running, asyncio.Future[Any]]] = {}
-        self._inferences: dict[Stream, _Inferences] = {}
-        self._added: dict[Stream, _Inferences] = {}  # with items to submit at the next turn
+        self._inferences: dict[InferStream, Inferences] = {}
+        self._added: dict[InferStream, Inferences] = {}  # with items to submit at the next turn
         self._dead: NapuError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._confirming: asyncio.Task[None] | None = None
@@ -187,10 +130,10 @@ class AsyncNapuClient:
         stream = self._streams.open(pipeline, options or InferOptions())
         inferences = self._follow_stream(stream)
         try:
-            room = window or self._limits.window * len(await self._run(self._operations.prepare(pipeline)))
+            await self._prepare(pipeline)
             source, following = iter(items), 0
             while True:
-                chunk = list(islice(source, room - len(stream)))
+                chunk = list(islice(source, max(0, (window or self._room()) - len(stream))))
                 if chunk:
                     self._check()
                     stream.submit(chunk, [stream.number() for _ in chunk])
@@ -205,6 +148,36 @@ class AsyncNapuClient:
                     following += 1
                     if isinstance(result, NapuError) and not return_errors:
                         raise result
+                    yield result
+        finally:
+            self._leave_stream(inferences)
+
+    async def infer_steadily(
+        self, pipeline: str, items: Iterable[Data], rate: float, *, options: InferOptions | None = None
+    ) -> AsyncIterator[Inference | NapuError]:
+        """Run inferences at a steady rate, as :meth:`host_sdk.client.NapuClient.infer_steadily` does."""
+        stream = self._streams.open(pipeline, options or InferOptions())
+        inferences = self._follow_stream(stream)
+        try:
+            await self._prepare(pipeline)
+            source, sent, ended = iter(items), 0, False
+            start = self._loop.time()
+            while True:
+                self._check()
+                room, due = self._room(), int((self._loop.time() - start) * rate) + 1 - sent
+                chunk = [] if ended else list(islice(source, max(0, min(due, room - len(stream)))))
+                ended = ended or (due > 0 and len(stream) < room and not chunk)
+                if chunk:
+                    stream.submit(chunk, [stream.number() for _ in chunk])
+                    sent += len(chunk)
+                    self._turn()
+                elif ended and not len(stream):
+                    return
+                waits = ended or len(stream) >= room
+                await inferences.progressed(None if waits else start + sent / rate - self._loop.time())
+                results = list(stream.results.values())
+                stream.results.clear()
+                for result in results:
                     yield result
         finally:
             self._leave_stream(inferences)
@@ -235,24 +208,32 @@ class AsyncNapuClient:
 
     # ---- streams -------------------------------------------------------------------------------------------------
 
-    def _follow_stream(self, stream: Stream) -> _Inferences:
+    async def _prepare(self, pipeline: str) -> None:
+        """Find out what is to be known before inferences are submitted to a stream."""
+        await self._run(self._operations.prepare(pipeline))
+
+    def _room(self) -> int:
+        """Return how many inferences may be outstanding at once."""
+        return self._limits.window * len(self._operations.targets)
+
+    def _follow_stream(self, stream: InferStream) -> Inferences:
         inferences = self._inferences.get(stream)
         if inferences is None:
             self._inferences = {each: known for each, known in self._inferences.items() if self._streams.has(each)}
-            inferences = self._inferences[stream] = _Inferences(stream)
+            inferences = self._inferences[stream] = Inferences(stream)
         return inferences
 
-    def _leave_stream(self, inferences: _Inferences) -> None:
+    def _leave_stream(self, inferences: Inferences) -> None:
         if inferences.learning:
             inferences.learning.cancel()
         self._inferences.pop(inferences.stream, None)
         self._streams.close(inferences.stream)
         self._turn_soon()
 
-    async def _learn(self, inferences: _Inferences) -> None:
+    async def _learn(self, inferences: Inferences) -> None:
         """Submit what a stream holds, once it is known how."""
         try:
-            while inferences.stream.held:
+            while isinstance(inferences.stream, Stream) and inferences.stream.held:
                 await self._run(inferences.stream.advance())
                 inferences.hand_out()
         except NapuError as error:
@@ -317,11 +298,16 @@ class AsyncNapuClient:
             return
         for inferences in self._inferences.values():
             inferences.hand_out()
-            if inferences.stream.held and inferences.learning is None:
+        self._find_out()
+        self._arm(self._engine.timer_ns())
+
+    def _find_out(self) -> None:
+        """Begin to ask for what is not known and has to be."""
+        for inferences in self._inferences.values():
+            if isinstance(inferences.stream, Stream) and inferences.stream.held and inferences.learning is None:
                 inferences.learning = self._loop.create_task(self._learn(inferences))
         if self._operations.doubtful and self._confirming is None:
             self._confirming = self._loop.create_task(self._confirm())
-        self._arm()
 
     async def _confirm(self) -> None:
         """Find out whether keys are still in force, where there are hints that they are not."""
@@ -341,11 +327,10 @@ class AsyncNapuClient:
             running.take(event)
             self._follow(running, future)
 
-    def _arm(self) -> None:
-        """Have the loop call again when the next timer is due."""
+    def _arm(self, timer: int | None) -> None:
+        """Have the loop call again after so many ns; None is never."""
         if self._timer:
             self._timer.cancel()
-        timer = self._engine.timer_ns()
         self._timer = None if timer is None else self._loop.call_later(timer / 1e9, self._turn)
 
     def _check(self) -> None:

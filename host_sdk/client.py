@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -13,10 +14,10 @@ from host_sdk.engine import connect
 from host_sdk.operations import InferOptions, Operation, Operations, Timeout, seal_inference, secure_control
 from host_sdk.results import Appliance, Inference, Pipeline
 from host_sdk.running import Running
-from host_sdk.streams import Data, Stream, Streams, is_inference
+from host_sdk.streams import Data, InferStream, Stream, Streams, is_inference
 from host_sdk.wire.attest.collected import Evidence
 from host_sdk.wire.errors import LinkError, NapuError
-from host_sdk.wire.exchange.answers import Announced
+from host_sdk.wire.exchange.answers import Announced, Event
 from host_sdk.wire.exchange.pace import RequesterLimits
 from host_sdk.wire.links.base import Link
 
@@ -59,7 +60,7 @@ class NapuClient:
         secure = secure_control(self._engine, identity)
         sealing = seal_inference(self._engine, secure)
         self._operations = Operations(self._engine, timeout or Timeout(), targets, secure, sealing)
-        self._streams = Streams(self._operations)
+        self._streams: Streams[Any] = Streams(partial(Stream, self._operations))
         self._limits = limits or RequesterLimits()
         self._running: dict[int, Running] = {}
 
@@ -162,7 +163,7 @@ class NapuClient:
             stream.cancel(number)
             self._tell()
             raise
-        result = stream.results.pop(number)
+        result: Inference | NapuError = stream.results.pop(number)
         if isinstance(result, NapuError):
             raise result
         return result
@@ -187,10 +188,10 @@ class NapuClient:
         """
         stream = self._streams.open(pipeline, options or InferOptions())
         try:
-            room = window or self._limits.window * len(self._run(self._operations.prepare(pipeline)))
+            self._prepare(pipeline)
             source, following = iter(items), 0
             while True:
-                chunk = list(islice(source, room - len(stream)))
+                chunk = list(islice(source, max(0, (window or self._room()) - len(stream))))
                 if chunk:
                     stream.submit(chunk, [stream.number() for _ in chunk])
                 if not len(stream):
@@ -226,10 +227,11 @@ class NapuClient:
         """
         stream = self._streams.open(pipeline, options or InferOptions())
         try:
-            room = self._limits.window * len(self._run(self._operations.prepare(pipeline)))
+            self._prepare(pipeline)
             source, sent, ended = iter(items), 0, False
             start = time.monotonic_ns()
             while True:
+                room = self._room()
                 due = int((time.monotonic_ns() - start) * rate / 1e9) + 1 - sent
                 chunk = [] if ended else list(islice(source, max(0, min(due, room - len(stream)))))
                 ended = ended or (due > 0 and len(stream) < room and not chunk)
@@ -266,9 +268,17 @@ class NapuClient:
     ) -> None:
         self.close()
 
-    def _advance(self, stream: Stream, most_ns: int | None = None) -> None:
+    def _prepare(self, pipeline: str) -> None:
+        """Find out what is to be known before inferences are submitted to a stream."""
+        self._run(self._operations.prepare(pipeline))
+
+    def _room(self) -> int:
+        """Return how many inferences may be outstanding at once."""
+        return self._limits.window * len(self._operations.targets)
+
+    def _advance(self, stream: InferStream, most_ns: int | None = None) -> None:
         """Bring a stream on by one turn, which waits so long at most."""
-        if stream.held:
+        if isinstance(stream, Stream) and stream.held:
             self._run(stream.advance())
         elif self._operations.doubtful:
             self._run(self._operations.confirm())
@@ -298,14 +308,18 @@ class NapuClient:
     def _turn(self, most_ns: int | None = None) -> None:
         """Send, wait, receive, and move on what something became of."""
         for event in self._engine.turn(most_ns):
-            if not isinstance(event, Announced) and is_inference(event):
-                self._streams.take(event)
-                continue
-            running = self._running.pop(event.token, None)
-            if running:
-                running.take(event)
-                if running.token is not None:
-                    self._running[running.token] = running
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        """Take what became of a request."""
+        if not isinstance(event, Announced) and is_inference(event):
+            self._streams.take(event)
+            return
+        running = self._running.pop(event.token, None)
+        if running:
+            running.take(event)
+            if running.token is not None:
+                self._running[running.token] = running
 
     def _tell(self) -> None:
         """Send what is to be sent at once, such as that requests are given up."""

@@ -63,6 +63,10 @@ class Engine:
         limits = replace(limits, asked_fragments=asked)
         self.requester = Requester(link.mtu, self.generator, limits, link.smallest, tenant)
 
+    def now(self) -> int:
+        """Return the time that the requester goes by, in monotonic ns."""
+        return self._now()
+
     def submit(self, request: Request) -> int:
         """Queue a request outside sessions; return the token of its events.
 

@@ -183,6 +183,18 @@ class Operations:
         """Return a pipeline as it was learnt last; None where it has to be asked for."""
         return self._pipelines.get(peer, {}).get(name)
 
+    def learnt(self, peer: int) -> bool:
+        """Return whether it is known what an appliance serves."""
+        return peer in self._pipelines
+
+    def names(self, peer: int) -> list[str]:
+        """Return the names of the pipelines that an appliance was learnt to serve."""
+        return list(self._pipelines.get(peer, ()))
+
+    def unlearn(self, peer: int) -> None:
+        """Forget what an appliance serves."""
+        self._pipelines.pop(peer, None)
+
     def doubt(self, peer: int, pipeline: Pipeline) -> None:
         """Forget what an appliance serves, as its handles may be others now, unless that was learnt anew already."""
         if self.known(peer, pipeline.name) is pipeline:
@@ -227,7 +239,8 @@ class Operations:
         if self.sealing:
             yield from self.sealing.confirm(ns(min(self.timeout.control, self.timeout.request)))
 
-    def _load(self, peer: int) -> int:
+    def load(self, peer: int) -> int:
+        """Return how many inferences are outstanding at an appliance or wait to be sent to it."""
         return self.sealing.load(peer) if self.sealing else self.engine.requester.load(peer)
 
     def prepare(self, name: str) -> Operation[list[int]]:
@@ -246,7 +259,7 @@ class Operations:
         """Return how many of so many requests go to which target, so that all have as equal a load as can be."""
         if len(self.targets) == 1:
             return [(self.targets[0], count)]
-        loads = [self._load(peer) for peer in self.targets]
+        loads = [self.load(peer) for peer in self.targets]
         shares, last = [0] * len(loads), 0
         for _ in range(count):
             last = loads.index(min(loads))

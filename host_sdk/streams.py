@@ -1,8 +1,8 @@
 """Inferences on their way: submitted by the batch, and each told what became of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,14 @@ from host_sdk.wire.message import encode_extensions
 
 Data = bytes | NDArray[Any]
 _MENDS = 2  # times that an inference is asked for again because a session or a handle was forgotten
-_SEQUENCE_BITS = 32  # of a token; the bits above are the stream's number
-_SEQUENCE = (1 << _SEQUENCE_BITS) - 1
+SEQUENCE_BITS = 32  # of a token; the bits above are the stream's number
+_SEQUENCE = (1 << SEQUENCE_BITS) - 1
 _MOST_KEPT = 64  # streams with options of their own that are kept between calls
 _FORGOTTEN = (UnknownPipelineError, UnknownSessionError)
 _RAW = (bytes, bytearray, memoryview)
 
 
-class _Plan:
+class Plan:
     """A pipeline as one appliance serves it, and how a stream asks for it."""
 
     __slots__ = ("address", "header", "layout", "peer", "pipeline")
@@ -43,7 +43,7 @@ class _Plan:
 class _Chunk:
     """Items that were submitted together, with the sequence number of each."""
 
-    plan: _Plan
+    plan: Plan
     items: Sequence[Data]
     sequence: Sequence[int]
     tries: int
@@ -86,9 +86,9 @@ class Stream:
         self.results: dict[int, Inference | NapuError] = {}
         self.held: list[_Held] = []
         self._operations, self._options = operations, options
-        self._base = number << _SEQUENCE_BITS
+        self._base = number << SEQUENCE_BITS
         self._following = 0
-        self._plans: dict[int, _Plan] = {}
+        self._plans: dict[int, Plan] = {}
         self._chunks: dict[int, _Chunk] = {}  # of what is under way, by sequence number
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class Stream:
         plan = self._plans.get(peer)
         if plan is None or plan.pipeline is not pipeline:
             address = self._operations.engine.link.format_address(peer)
-            plan = self._plans[peer] = _Plan(peer, address, pipeline, self._options.header(pipeline.handle))
+            plan = self._plans[peer] = Plan(peer, address, pipeline, self._options.header(pipeline.handle))
         try:
             self._send(route, _Chunk(plan, items, sequence, tries), encode_inputs(pipeline, items))
         except NapuError as error:
@@ -198,31 +198,68 @@ class Stream:
         self.results.clear()
 
 
-class Streams:
-    """The streams of one client."""
+class InferStream(Protocol):
+    """Inferences with the same pipeline and options, numbered in the order of their submission.
 
-    def __init__(self, operations: Operations) -> None:
-        self._operations = operations
-        self._open: dict[int, Stream] = {}
-        self._kept: dict[tuple[Any, ...], Stream] = {}
+    Attributes:
+        results: By sequence number, what has become of items and was not taken yet.
+    """
+
+    results: dict[int, Inference | NapuError]
+
+    def __len__(self) -> int: ...
+
+    def number(self) -> int:
+        """Return the sequence number of the next item."""
+
+    def submit(self, items: Sequence[Data], sequence: Sequence[int]) -> None:
+        """Submit items under their numbers."""
+
+    def take(self, number: int, answers: Answers, row: int) -> None:
+        """Take what became of one item."""
+
+    def cancel(self, number: int) -> None:
+        """Give one item up."""
+
+    def cancel_all(self) -> None:
+        """Give every item up."""
+
+
+AnyStream = TypeVar("AnyStream", bound=InferStream)
+
+
+class Streams(Generic[AnyStream]):
+    """The streams of one client.
+
+    Args:
+        make: Makes one of a number, a pipeline's name and options.
+    """
+
+    def __init__(self, make: Callable[[int, str, InferOptions], AnyStream]) -> None:
+        self._make = make
+        self._open: dict[int, AnyStream] = {}
+        self._kept: dict[tuple[Any, ...], AnyStream] = {}
         self._numbers = 0
 
-    def open(self, name: str, options: InferOptions) -> Stream:
+    def __iter__(self) -> Iterator[AnyStream]:
+        return iter(self._open.values())
+
+    def open(self, name: str, options: InferOptions) -> AnyStream:
         """Return a new stream, to be closed."""
         self._numbers += 1
-        stream = self._open[self._numbers] = Stream(self._operations, self._numbers, name, options)
+        stream = self._open[self._numbers] = self._make(self._numbers, name, options)
         return stream
 
-    def has(self, stream: Stream) -> bool:
+    def has(self, stream: AnyStream) -> bool:
         """Return whether a stream is open."""
         return stream in self._open.values()
 
-    def close(self, stream: Stream) -> None:
+    def close(self, stream: AnyStream) -> None:
         """Give up what is under way in a stream, and forget it."""
         stream.cancel_all()
         self._open = {number: each for number, each in self._open.items() if each is not stream}
 
-    def kept(self, name: str, *options: Any) -> Stream:
+    def kept(self, name: str, *options: Any) -> AnyStream:
         """Return the stream that single inferences with such options share."""
         key = (name, *options)
         stream = self._kept.get(key)
@@ -236,7 +273,7 @@ class Streams:
     def take(self, answers: Answers) -> None:
         """Tell the streams what became of their items."""
         for row, token in enumerate(answers.tokens.tolist()):
-            stream = self._open.get(token >> _SEQUENCE_BITS)
+            stream = self._open.get(token >> SEQUENCE_BITS)
             if stream:
                 stream.take(token & _SEQUENCE, answers, row)
 

@@ -38,6 +38,20 @@ def test_lock_satisfies_pyproject(lock: str, extra: str) -> None:
         assert all(v in requirement.specifier for v in found), f"{requirement} but {found}; run `make lock`"
 
 
+def test_the_image_has_the_versions_that_are_tested() -> None:
+    tested, image = locked("requirements.lock"), locked("../docker/requirements.lock")
+    assert {"ai-edge-litert", "dpkt", "numpy"} <= set(image)
+    assert {name: found for name, found in image.items() if not set(found) <= set(tested[name])} == {}
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "build.lock"])
+def test_the_images_locks_name_no_machine(lock: str) -> None:
+    text = (ROOT / "docker" / lock).read_text()
+    assert locked(f"../docker/{lock}")
+    assert "://" not in text
+    assert not re.search(r"^-", text, re.MULTILINE), "an option such as --index-url belongs to the user"
+
+
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_pins_pip_and_names_no_machine(lock: str) -> None:
     text = (ROOT / ".ci" / lock).read_text()

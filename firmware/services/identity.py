@@ -28,7 +28,11 @@ class Identity:
     def describe(self) -> dict[str, Any]:
         """Return the map of ANNOUNCE: device, name, address, profile, link, mtu, credits, access and so on."""
         served = [
-            {key: pipeline[key] for key in ("name", "handle", "digest", "sealed")} for pipeline in self._hal.pipelines()
+            {
+                **{key: pipeline[key] for key in ("name", "handle", "digest", "sealed")},
+                "input_bytes": pipeline["input"]["max_bytes"] if pipeline["input"]["kind"] == "tensor" else 0,
+            }
+            for pipeline in self._hal.pipelines()
         ]
         counters = {name: count for name, count in self._hal.counters().items() if count and _of_discovery(name)}
         # Asked for anew each time, as the address changes when the interface is replaced under a link that follows it.

@@ -11,8 +11,9 @@ from host_sdk.bench.pinned import pinned
 from host_sdk.bench.process import Child, cpu_share, usage
 from host_sdk.bench.system import Load, Quantiles, Sample
 from host_sdk.lab.capability import capability
+from host_sdk.lab.file_format import DEFAULT_MTU
 from host_sdk.lab.lab import Lab
-from host_sdk.lab.topology import DEFAULT_MTU, Appliance, Topology, default_mac
+from host_sdk.lab.topology import Appliance, Topology, default_mac
 from host_sdk.wire.errors import DeviceError, LinkPrivilegeError
 
 PROFILE = "napu-s"

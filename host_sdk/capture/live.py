@@ -15,7 +15,8 @@ from host_sdk.capture.filter import FrameFilter
 from host_sdk.capture.frames import CapturedFrames, find_pdus, packet_ids
 from host_sdk.capture.packet import LINKTYPE_ETHERNET, Direction
 from host_sdk.capture.writer import CaptureWriter
-from host_sdk.lab.ring import RETIRE_S, Entry, Ring
+from host_sdk.lab.driver import FrameRing
+from host_sdk.lab.ring import RETIRE_S, Entry
 from host_sdk.wire.schema import REPLY_BIT, UDP_PORT
 
 _DRAIN_TRIES = 50
@@ -48,7 +49,7 @@ class LiveCapture:
         selection: Which ones.
     """
 
-    def __init__(self, ring: Ring, writer: CaptureWriter, selection: Selection) -> None:
+    def __init__(self, ring: FrameRing, writer: CaptureWriter, selection: Selection) -> None:
         self._ring, self._writer, self._selection = ring, writer, selection
         self._read = 0  # frames out of the ring, whatever became of them
         self._dropped = 0

@@ -15,7 +15,7 @@ from host_sdk.bench.models import Model, find_models
 from host_sdk.bench.options import Chosen
 from host_sdk.bench.report import COLUMNS, LEFT_ALIGNED, Report, cells
 from host_sdk.cli.output import EXIT_FAILED, err, failures, out, table
-from host_sdk.lab.topology import JUMBO_MTU, MAX_MTU
+from host_sdk.lab.file_format import JUMBO_MTU, MAX_MTU
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.schema import MIN_MTU
 

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -17,17 +17,17 @@ from host_sdk.capture.filter import FrameFilter
 from host_sdk.capture.live import LiveCapture, Selection, stopped_by_signals
 from host_sdk.capture.packet import Interface
 from host_sdk.capture.writer import CaptureWriter, Target
-from host_sdk.cli.output import INSIDE, JsonOption, err, failures, out, print_json
+from host_sdk.cli.output import INSIDE, JsonOption, chosen_lab, err, failures, out, print_json
+from host_sdk.lab.driver import FrameRing, RunningLab
+from host_sdk.lab.file_format import SWITCH
 from host_sdk.lab.lab import Lab
 from host_sdk.lab.port import BRIDGE, INTERFACE
 from host_sdk.lab.ring import ALL_PROTOCOLS, Ring
 from host_sdk.lab.state import NodeState
-from host_sdk.lab.topology import SWITCH
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.schema import UDP_PORT
 
 ASK_S = 20.0
-MAX_COMMAND = 16384  # bytes of a node's command line that are kept
 LOOPBACK = "lo"
 
 UdpPortOption = Annotated[
@@ -62,31 +62,63 @@ def capture(
             raise ConfigError("--all takes all frames; leave it or --filter out")
         chosen = None if everything else FrameFilter.parse(filter_text)
         target = Target(file, files, file_size, snap)
-        metadata = _read_metadata(metadata_fd) if metadata_fd >= 0 else {}
-        if not interface:
-            if not os.environ.get(INSIDE):
-                _enter(lab, at)
-            interface = BRIDGE if at == SWITCH else INTERFACE
+        source = _source(interface, lab, at, metadata_fd)
         selection = Selection(
-            chosen,
-            (UDP_PORT, *(udp_port or ())),
-            both_ways=interface != LOOPBACK,
-            directed=interface != BRIDGE or not os.environ.get(INSIDE),
+            chosen, (UDP_PORT, *(udp_port or ())), both_ways=interface != LOOPBACK, directed=source.directed
         )
-        metadata |= {"capture": {"interface": interface, "filter": filter_text, "all": everything, "snap": snap}}
+        metadata = {**source.metadata}
+        metadata |= {"capture": {"interface": source.interface, "filter": filter_text, "all": everything, "snap": snap}}
         metadata |= {"udp_ports": list(selection.ports), **_machine()}
-        writer = _run(interface, target, selection, metadata, seconds)
+        writer = _run(source, target, selection, metadata, seconds)
     _report(writer, as_json=as_json)
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where frames come from.
+
+    Attributes:
+        ring: The frames.
+        interface: What they are taken at.
+        lab: Name of the lab that this is in; empty where it is in none.
+        directed: Whether it is known which way frames went.
+        metadata: What is said of the lab.
+    """
+
+    ring: FrameRing
+    interface: str
+    lab: str
+    directed: bool
+    metadata: dict[str, Any]
+
+
+def _source(interface: str, lab: str, at: str, metadata_fd: int) -> _Source:
+    """Begin to take frames; where that has to be inside of a lab, in this command run there anew.
+
+    Raises:
+        NapuError: There is no such lab or point, or it cannot be captured at.
+    """
+    inside = os.environ.get(INSIDE, "")
+    metadata = _read_metadata(metadata_fd) if metadata_fd >= 0 else {}
+    if not interface and not inside:
+        chosen = chosen_lab(lab)
+        if isinstance(chosen, Lab):
+            _enter(chosen, at)
+        metadata = _describe(chosen)
+        ring = chosen.ring(at)
+        if ring is None:
+            raise ConfigError(f"lab {chosen.name} cannot be captured from outside; give --interface")
+        return _Source(ring, BRIDGE if at == SWITCH else INTERFACE, chosen.name, at != SWITCH, metadata)
+    taken = interface or (BRIDGE if at == SWITCH else INTERFACE)
+    return _Source(Ring(taken, ALL_PROTOCOLS), taken, inside, taken != BRIDGE or not inside, metadata)
+
+
 def _run(
-    interface: str, target: Target, selection: Selection, metadata: dict[str, Any], seconds: float | None
+    source: _Source, target: Target, selection: Selection, metadata: dict[str, Any], seconds: float | None
 ) -> CaptureWriter:
-    ring = Ring(interface, ALL_PROTOCOLS)
+    ring = source.ring
     try:
-        described = Interface(
-            os.environ.get(INSIDE, "") + ":" * bool(os.environ.get(INSIDE)) + interface, snap=target.snap
-        )
+        described = Interface(source.lab + ":" * bool(source.lab) + source.interface, snap=target.snap)
         writer = CaptureWriter(target, [described], metadata, time.time_ns)
         try:
             with stopped_by_signals() as stop:
@@ -123,16 +155,11 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _enter(name: str, at: str) -> NoReturn:
+def _enter(lab: Lab, at: str) -> NoReturn:
     """Run this same command where in a lab it shall capture, in place of this process.
 
     What is said of the lab is found out here: its directory cannot be read from all the namespaces that it has.
     """
-    names = Lab.names()
-    if not name and len(names) != 1:
-        known = f"labs are up: {', '.join(sorted(names))}" if names else "no lab is up"
-        raise ConfigError(f"{known}; give --interface, or a lab with --lab")
-    lab = Lab.find(name or names[0])
     described = json.dumps(_describe(lab)).encode()
     descriptor = os.memfd_create("capture-metadata", 0)  # inherited by what follows
     os.write(descriptor, described)
@@ -149,10 +176,10 @@ def _read_metadata(descriptor: int) -> dict[str, Any]:
     return dict(found)
 
 
-def _describe(lab: Lab) -> dict[str, Any]:
+def _describe(lab: RunningLab) -> dict[str, Any]:
     """Return what a capture says of a lab: its topology, its nodes' commands with their seeds, and what they run."""
     state = lab.status()
-    nodes = [_describe_node(node) for node in (state.host, *state.appliances)]
+    nodes = [_describe_node(node) for node in state.nodes]
     topology = {"name": state.name, "cabling": state.cabling, "mtu": state.mtu, "link": state.link, "nodes": nodes}
     appliances = _ask(lab, "discover").get("appliances", [])
     served = _ask(lab, "pipelines").get("appliances", {}) if appliances else {}
@@ -161,7 +188,7 @@ def _describe(lab: Lab) -> dict[str, Any]:
     return {"lab": topology, "appliances": appliances, "pipelines": pipelines}
 
 
-def _ask(lab: Lab, command: str) -> dict[str, Any]:
+def _ask(lab: RunningLab, command: str) -> dict[str, Any]:
     """Return what a command says of a lab's appliances; nothing where it fails: a capture can be had all the same."""
     ask = [sys.executable, "-m", "host_sdk.cli.main", command, "--lab", lab.name, "--json"]
     try:
@@ -172,10 +199,6 @@ def _ask(lab: Lab, command: str) -> dict[str, Any]:
 
 
 def _describe_node(node: NodeState) -> dict[str, Any]:
-    try:
-        command = Path(f"/proc/{node.pid}/cmdline").read_bytes()[:MAX_COMMAND].split(b"\0")[:-1]
-    except OSError:
-        command = []  # it has ended
-    arguments = [part.decode(errors="replace") for part in command]
+    arguments = list(node.command)
     seed = arguments[arguments.index("--fault-seed") + 1] if "--fault-seed" in arguments[:-1] else None
     return {"name": node.name, "address": node.mac, "command": arguments, "fault_seed": seed}

@@ -12,16 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
+from host_sdk.cli.demo_docker import run_in_containers
+from host_sdk.cli.demo_docker_report import ClusterReport
 from host_sdk.cli.demo_images import held_out
 from host_sdk.cli.demo_report import summarise
-from host_sdk.cli.lab import DEFAULT_PROFILE, make_topology
+from host_sdk.cli.lab import make_topology, with_node_commands
 from host_sdk.cli.loopback import LoopbackNodes
 from host_sdk.cli.output import EXIT_FAILED, JsonOption, err, failures, out, print_json
 from host_sdk.lab.capability import capability
+from host_sdk.lab.file_format import DEFAULT_PROFILE
 from host_sdk.lab.lab import Lab
 from host_sdk.wire.errors import ConfigError, DeviceError
 
 MIN_ACCURACY = 0.97
+MOST_IMAGES = 500  # that the model has not seen
+RATE = 250.0  # images a second in containers: slow enough to be watched, quick enough that some are always under way
 DIRECTORY = Path("napu-demo")
 
 
@@ -34,8 +39,12 @@ class Paths:
 
 
 def demo(
-    nodes: Annotated[int, typer.Option(min=1, max=32, help="Appliances.")] = 2,
-    images: Annotated[int, typer.Option(min=200, max=500, help="Held-out images to send.")] = 500,
+    docker: Annotated[bool, typer.Option("--docker", help="In containers; one is killed on the way.")] = False,
+    nodes: Annotated[int | None, typer.Option(min=1, max=32, help="Appliances; 2 by default, 3 in containers.")] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(min=200, max=100_000, help="Images to send: of 500, and in containers 1000 by default."),
+    ] = None,
     pcap: Annotated[Path | None, typer.Option(help=f"Capture to write; {DIRECTORY}/capture.pcap by default.")] = None,
     sheet: Annotated[
         Path | None, typer.Option(help=f"Contact sheet to write; {DIRECTORY}/contact-sheet.png by default.")
@@ -48,7 +57,22 @@ def demo(
     The lab is network namespaces, a switch and a process for each appliance; as root or with unprivileged user
     namespaces. Where neither is allowed, UDP on loopback carries the same PDUs. Nothing is left behind but the
     capture and the contact sheet. Exit status 1 when fewer than 97 % of the images are classified right.
+
+    With --docker they are containers, which a Docker Engine has to be there for: as one cluster they are sent images,
+    one is killed on the way, and nothing is left behind. Exit status 1 also when an image was not answered.
     """
+    if docker:
+        with failures(as_json=as_json):
+            if pcap or sheet or picture:
+                raise ConfigError("of containers the demo makes no files; leave --pcap, --sheet and --picture out")
+            if nodes == 1:
+                raise ConfigError(
+                    "in containers one appliance is killed, and another one has to answer; take two or more"
+                )
+            cluster = run_in_containers(nodes or 3, images or 1000, RATE)
+        _show(cluster, as_json=as_json)
+        return
+    nodes, images = nodes or 2, min(images or MOST_IMAGES, MOST_IMAGES)
     paths = Paths(pcap or DIRECTORY / "capture.pcap", sheet or DIRECTORY / "contact-sheet.png")
     for path in (paths.capture, paths.contact_sheet):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +84,23 @@ def demo(
         print_json(report.to_mapping())
     else:
         report.print(out, picture)
-    if report.accuracy < MIN_ACCURACY:
-        err.print(f"napu: accuracy {report.accuracy:.1%} is below {MIN_ACCURACY:.0%}", style="red")
+    _judge(report.accuracy)
+
+
+def _show(report: ClusterReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_mapping())
+    else:
+        report.print(out)
+    if report.lost:
+        err.print(f"napu: {report.lost} of {report.sent} images were not answered", style="red")
+        raise typer.Exit(EXIT_FAILED)
+    _judge(report.accuracy)
+
+
+def _judge(accuracy: float) -> None:
+    if accuracy < MIN_ACCURACY:
+        err.print(f"napu: accuracy {accuracy:.1%} is below {MIN_ACCURACY:.0%}", style="red")
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -96,7 +135,7 @@ def _run(nodes: int, images: int, capture: Path) -> dict[str, Any]:
         return {**result, "reason": reason, "dropped": 0}
     err.print(f"bringing up a switch, a host and {nodes} appliances in network namespaces …", style="dim")
     topology = make_topology(f"demo-{os.getpid()}", nodes, 1500, "auto", DEFAULT_PROFILE)
-    with Lab.up(topology) as lab:
+    with Lab.up(with_node_commands(topology)) as lab:
         with lab.tap(capture) as tap:
             result = _host(lab.inside(topology.host.name, _command(images, ["--link", "auto:eth0"])))
         return {**result, "dropped": tap.stop().dropped}

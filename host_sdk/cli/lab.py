@@ -3,41 +3,66 @@
 import os
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from host_sdk.cli.output import INSIDE, JsonOption, become_host, err, failures, out, print_json, table
-from host_sdk.lab.lab import Lab
-from host_sdk.lab.state import NodeState
-from host_sdk.lab.topology import DEFAULT_MTU, Appliance, Topology, default_mac
-from host_sdk.wire.errors import ConfigError, NapuError
+from host_sdk.cli import lab_graph, lab_nodes
+from host_sdk.cli.output import (
+    INSIDE,
+    JsonOption,
+    become_host,
+    chosen_lab,
+    err,
+    failures,
+    inside_interface,
+    out,
+    print_json,
+    table,
+)
+from host_sdk.lab.driver import RunningLab
+from host_sdk.lab.file_format import DEFAULT_MTU, DEFAULT_PROFILE, DRIVERS, MUTUAL
+from host_sdk.lab.lab import DEFAULT_TIMEOUT_S
+from host_sdk.lab.labs import DEFAULT_DRIVER, DOCKER, all_labs, find_lab, up_lab
+from host_sdk.lab.state import LabState, NodeState
+from host_sdk.lab.topology import Appliance, Topology, default_mac
+from host_sdk.wire.errors import ClosedError, ConfigError, NapuError
 from host_sdk.wire.links.auto import default_interface, probe
 
-lab_app = typer.Typer(help="Labs in network namespaces of this machine.", no_args_is_help=True)
+lab_app = typer.Typer(help="Labs of network namespaces or of containers.", no_args_is_help=True)
 DEFAULT_LAB = "lab"
-DEFAULT_PROFILE = "napu-s"
+TIMEOUT_EACH_S = 2.0  # more for each appliance: they start all at once
 
 NameOption = Annotated[str, typer.Option(help="Name of the lab.")]
 
 
 def node_command(appliance: Appliance, link: str) -> list[str]:
-    """Return the command line of a lab's appliance."""
-    return [
+    """Return the command line of a lab's appliance in a network namespace."""
+    command = [
         *(sys.executable, "-m", "appliance.cli"),
         *("--flash", "{flash}", "--ready-fd", "{ready_fd}"),
-        *("--access", "open"),
+        *("--access", appliance.access),
         *("--link", f"{link}:eth0", "--profile", appliance.profile, "--name", appliance.name),
         *("--faults-in", appliance.faults_in, "--faults-out", appliance.faults_out),
         *("--fault-seed", str(appliance.fault_seed), "--fault-socket", "{faults}"),
-        *appliance.arguments,
     ]
+    for pipeline in appliance.pipelines:
+        command += ["--pipeline", pipeline]
+    command += ["--firmware", appliance.firmware] if appliance.firmware else []
+    command += ["--credentials", appliance.credentials] if appliance.access == MUTUAL else []
+    return [*command, *appliance.arguments]
+
+
+def with_node_commands(topology: Topology) -> Topology:
+    """Return a topology whose appliances have the command of theirs in a network namespace."""
+    return topology.with_commands(lambda appliance: node_command(appliance, topology.link))
 
 
 def make_topology(
     name: str, nodes: int, mtu: int, link: str, profile: str, faults: tuple[str, str, int] = ("", "", 0)
 ) -> Topology:
-    """Return a lab of ``nodes`` equal appliances; ``faults`` are those in and out, and their seed.
+    """Return a lab of ``nodes`` equal appliances, without commands; ``faults`` are those in and out, and their seed.
 
     Raises:
         ConfigError: A value is out of range.
@@ -49,42 +74,79 @@ def make_topology(
         replace(each, faults_in=there, faults_out=back, fault_seed=seed + index)
         for index, each in enumerate(plain)
     )
-    topology = Topology(name, appliances, mtu=mtu, link=link)
-    return topology.with_commands(lambda appliance: node_command(appliance, link))
+    return Topology(name, appliances, mtu=mtu, link=link)
 
 
 @lab_app.command()
 def up(
-    nodes: Annotated[int, typer.Option(min=1, max=254, help="Appliances.")] = 2,
-    name: NameOption = DEFAULT_LAB,
-    mtu: Annotated[int, typer.Option(help="Bytes of the largest PDU on the cables.")] = DEFAULT_MTU,
-    link: Annotated[str, typer.Option(help="What carries the appliances' frames: auto, xdp or packet.")] = "auto",
-    profile: Annotated[str, typer.Option(help="Hardware profile of the appliances.")] = DEFAULT_PROFILE,
+    file: Annotated[
+        Path | None, typer.Argument(help="Lab file; without one the lab is as the options say.", dir_okay=False)
+    ] = None,
+    driver: Annotated[str, typer.Option(help=f"What makes it: {', '.join(DRIVERS)}; before the file's.")] = "",
+    nodes: Annotated[int | None, typer.Option(min=1, max=254, help="Appliances; 2 by default.")] = None,
+    name: Annotated[str, typer.Option(help=f"Name of the lab; {DEFAULT_LAB}, or the file's, by default.")] = "",
+    mtu: Annotated[
+        int | None, typer.Option(help=f"Bytes of the largest PDU on the cables; {DEFAULT_MTU} by default.")
+    ] = None,
+    link: Annotated[str, typer.Option(help="What carries the appliances' frames: auto, xdp or packet.")] = "",
+    profile: Annotated[
+        str, typer.Option(help=f"Hardware profile of the appliances; {DEFAULT_PROFILE} by default.")
+    ] = "",
     faults_in: Annotated[str, typer.Option(help="Damage to frames that reach the appliances: loss=5%,…")] = "",
     faults_out: Annotated[str, typer.Option(help="Damage to frames that they send.")] = "",
     fault_seed: Annotated[int, typer.Option(min=0, help="Seed of the damage.")] = 0,
+    timeout: Annotated[
+        float | None, typer.Option(min=1, max=3600, help="Seconds that appliances have until they serve.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring up a lab: a switch, a host and appliances, and leave it running.
+    """Bring up a lab: a switch, hosts and appliances, and leave it running.
 
-    While one lab is up, discover, infer, pipelines and stats act as its host.
+    While one lab is up, discover, infer, pipelines and stats act as its first host.
     """
     with failures(as_json=as_json):
-        if not as_json:
-            err.print(f"bringing up lab {name}: a switch, a host, {nodes} appliances …", style="dim")
-        faults = (faults_in, faults_out, fault_seed)
-        state = Lab.up(make_topology(name, nodes, mtu, link, profile, faults), detach=True).status()
+        if file:
+            if nodes or mtu or link or profile or faults_in or faults_out or fault_seed:
+                raise ConfigError(f"{file} says what the lab is; leave out the options that say it as well")
+            described = lab_graph.load(file)
+            topology = replace(described, name=name) if name else described
+        else:
+            faults = (faults_in, faults_out, fault_seed)
+            wanted = (nodes or 2, mtu or DEFAULT_MTU, link or "auto", profile or DEFAULT_PROFILE)
+            topology = make_topology(name or DEFAULT_LAB, *wanted, faults)
+        state = _bring_up(topology, driver or topology.driver or DEFAULT_DRIVER, timeout, quiet=as_json)
     if as_json:
         print_json(asdict(state))
     else:
-        out.print(f"lab {name} is up with {len(state.appliances)} appliances; try: napu discover")
+        out.print(f"lab {state.name} is up with {len(state.appliances)} appliances; try: napu discover")
+
+
+def _bring_up(topology: Topology, driver: str, timeout: float | None, *, quiet: bool) -> LabState:
+    if driver not in DRIVERS:
+        raise ConfigError(f"driver {driver!r} is not known; give {', '.join(DRIVERS)}")
+    hosts, appliances = len(topology.hosts), len(topology.appliances)
+    what = f"bringing up lab {topology.name}: a switch, {hosts} host{'s' * (hosts > 1)}, {appliances} appliances"
+    timeout_s = timeout or DEFAULT_TIMEOUT_S + TIMEOUT_EACH_S * appliances
+    wanted = topology if driver == DOCKER else with_node_commands(topology)
+    if quiet or not err.is_terminal:
+        if not quiet:
+            err.print(f"{what} …", style="dim")
+        return up_lab(wanted, driver, timeout_s=timeout_s).status()
+    with err.status(f"{what} …") as shown:
+        return up_lab(
+            wanted, driver, timeout_s=timeout_s, progress=lambda words: shown.update(f"{what}: {words} …")
+        ).status()
 
 
 @lab_app.command()
-def down(name: NameOption = DEFAULT_LAB, as_json: JsonOption = False) -> None:
+def down(
+    name: NameOption = DEFAULT_LAB,
+    driver: Annotated[str, typer.Option(help="What made it, where both drivers have a lab of this name.")] = "",
+    as_json: JsonOption = False,
+) -> None:
     """Take a lab down; nothing of it is left."""
     with failures(as_json=as_json):
-        Lab.find(name).down()
+        find_lab(name, driver).down()
     if as_json:
         print_json({"lab": name, "up": False})
     else:
@@ -105,23 +167,14 @@ def fault(
         if clear and (faults_in is not None or faults_out is not None):
             raise ConfigError("--clear takes all faults away; leave --in and --out out")
         wanted = ("", "") if clear else (faults_in, faults_out)
-        there, back = Lab.find(lab or _only_lab()).faults(node, *wanted)
+        there, back = chosen_lab(lab).faults(node, *wanted)
     if as_json:
         print_json({"node": node, "faults_in": there, "faults_out": back})
     else:
         out.print(f"{node}: in {there or 'no faults'}; out {back or 'no faults'}")
 
 
-def _only_lab() -> str:
-    names = sorted(Lab.names())
-    if len(names) != 1:
-        raise ConfigError(
-            f"several labs are up ({', '.join(names)}); choose one with --lab" if names else "no lab is up"
-        )
-    return names[0]
-
-
-def _shown_faults(lab: Lab, node: NodeState) -> dict[str, str] | None:
+def _shown_faults(lab: RunningLab, node: NodeState) -> dict[str, str] | None:
     """Return the faults of an appliance; None where it cannot say."""
     try:
         there, back = lab.faults(node.name)
@@ -134,10 +187,18 @@ def _shown_faults(lab: Lab, node: NodeState) -> dict[str, str] | None:
 def status(as_json: JsonOption = False) -> None:
     """Show the labs that are up and their nodes."""
     with failures(as_json=as_json):
-        labs = {name: Lab.find(name) for name in sorted(Lab.names())}
-        states = {name: lab.status() for name, lab in labs.items()}
+        labs, states = all_labs(), {}
+        for name, lab in sorted(labs.items()):
+            try:
+                states[name] = lab.status()
+            except ClosedError:
+                continue  # it was just taken down
     faults = {
-        name: {node.name: _shown_faults(labs[name], node) for node in state.appliances if node.exit_code is None}
+        name: {
+            node.name: _shown_faults(labs[name], node)
+            for node in state.appliances
+            if node.condition in ("up", "unplugged", "unhealthy")
+        }
         for name, state in states.items()
     }
     if as_json:
@@ -146,10 +207,10 @@ def status(as_json: JsonOption = False) -> None:
     if not states:
         out.print("no lab is up")
     for name, state in states.items():
-        shown = table(f"LAB {name}", "ADDRESS", "PID", "LINK", "STATE", "FAULTS IN", "FAULTS OUT")
-        for node in (state.host, *state.appliances):
+        shown = table(f"LAB {name} ({state.driver})", "ADDRESS", "PID", "LINK", "STATE", "FAULTS IN", "FAULTS OUT")
+        for node in state.nodes:
             link = str((node.announcement or {}).get("link", ""))
-            how = "up" if node.exit_code is None else f"ended with {node.exit_code}"
+            how = node.condition if node.exit_code is None else f"ended with {node.exit_code}"
             damage = faults[name].get(node.name) or {"in": "", "out": ""}
             shown.add_row(node.name, node.mac, str(node.pid), link, how, damage["in"], damage["out"])
         out.print(shown)
@@ -165,7 +226,7 @@ def link(
         if lab and not os.environ.get(INSIDE):
             become_host(lab)
         found = default_interface()
-        name = interface or ("eth0" if os.environ.get(INSIDE) else found.name if found else "lo")
+        name = interface or (inside_interface() if os.environ.get(INSIDE) else found.name if found else "lo")
         probes = probe(name)
     if as_json:
         print_json({"interface": name, "links": [entry._asdict() for entry in probes]})
@@ -174,3 +235,7 @@ def link(
     for entry in probes:
         shown.add_row(entry.kind, "yes" if entry.usable else "no", entry.reason)
     out.print(shown)
+
+
+lab_nodes.add_to(lab_app)
+lab_graph.add_to(lab_app)

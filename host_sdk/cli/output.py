@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from rich.table import Table
 
 from host_sdk.access.identity import Identity
 from host_sdk.client import NapuClient
-from host_sdk.lab.lab import Lab
+from host_sdk.lab.driver import RunningLab
+from host_sdk.lab.labs import all_labs, find_lab
+from host_sdk.lab.port import INTERFACE
 from host_sdk.operations import Timeout
 from host_sdk.wire.errors import ConfigError, NapuError, NapuTimeoutError
 from host_sdk.wire.links.packet import PacketLink
@@ -40,7 +43,10 @@ TargetOption = Annotated[
 ]
 LabOption = Annotated[
     str,
-    typer.Option(help="Act as the host of this lab; by default of the only one that is up, if --link is not given."),
+    typer.Option(
+        help="Act as the host of this lab, or LAB/HOST as another one of its hosts; by default as that of the only lab "
+        "that is up, if --link is not given."
+    ),
 ]
 IdentityOption = Annotated[
     Path | None,
@@ -101,7 +107,12 @@ def as_host(lab: str, link: str) -> str:
     if name:
         become_host(name)
     # Not xdp, which would take the frames of all other commands that run on this host.
-    return "packet:eth0" if os.environ.get(INSIDE) and link == "auto" else link
+    return f"packet:{inside_interface()}" if os.environ.get(INSIDE) and link == "auto" else link
+
+
+def inside_interface() -> str:
+    """Return the interface of the lab's host that this process is: a container's may come back under another name."""
+    return next((name for _, name in socket.if_nameindex() if name != "lo"), INTERFACE)
 
 
 def addresses(napu: NapuClient, target: list[str] | None) -> list[str]:
@@ -121,21 +132,38 @@ def _choose_lab(lab: str, link: str) -> str:
         return ""
     if lab or link != "auto":
         return lab
-    names = Lab.names()
+    names = sorted(all_labs())
     if len(names) > 1:
-        raise ConfigError(f"several labs are up ({', '.join(sorted(names))}); choose one with --lab, or give a --link")
+        raise ConfigError(f"several labs are up ({', '.join(names)}); choose one with --lab, or give a --link")
     if names:
         err.print(f"as the host of lab {names[0]}; give --link to act outside of it", style="dim")
     return names[0] if names else ""
 
 
+def chosen_lab(name: str) -> RunningLab:
+    """Return the lab of a name, or the only one that is up.
+
+    Raises:
+        ConfigError: There is none, or several and no name.
+    """
+    if name:
+        return find_lab(name)
+    labs = all_labs()
+    if len(labs) != 1:
+        raise ConfigError(
+            f"several labs are up ({', '.join(sorted(labs))}); choose one with --lab" if labs else "no lab is up"
+        )
+    return next(iter(labs.values()))
+
+
 def become_host(name: str) -> NoReturn:
-    """Run this same command in the namespace of a lab's host, in place of this process."""
-    lab = Lab.find(name)
+    """Run this same command in the namespace of a lab's host, or of ``LAB/HOST``, in place of this process."""
+    lab_name, _, host = name.partition("/")
+    lab = find_lab(lab_name)
     again = [sys.executable, "-m", "host_sdk.cli.main", *sys.argv[1:]]
-    command = lab.inside(lab.status().host.name, again)
+    command = lab.inside(host or lab.status().host.name, again)
     sys.stdout.flush()
-    os.execve(command[0], command, {**os.environ, INSIDE: name})  # noqa: S606 - our own interpreter
+    os.execve(command[0], command, {**os.environ, INSIDE: lab_name})  # noqa: S606 - our own interpreter
 
 
 @contextmanager

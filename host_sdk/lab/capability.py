@@ -86,7 +86,7 @@ def main() -> int:
 
     try:
         switch = Switch(1500)
-        switch.plug(os.getpid(), "02:00:00:00:00:01")
+        switch.plug(os.getpid(), "02:00:00:00:00:01", 1500)
         switch.close()
     except LinkError as error:
         sys.stderr.write(f"{error}\n")

@@ -22,6 +22,7 @@ from host_sdk.lab.topology import check_name
 from host_sdk.wire.errors import ConfigError, LinkError
 
 _STATE: Final = "state.json"
+TOPOLOGY: Final = "topology.json"
 _TRIES: Final = 100  # of 20 ms each, for a lab that is just ending
 
 
@@ -75,6 +76,10 @@ class LabDirectory:
         """Return where the socket is at which a node's faults can be changed."""
         return self.path / f"{node}.faults"
 
+    def unplugged(self, node: str) -> Path:
+        """Return the file that is there while a node's cable is unplugged."""
+        return self.path / f"{node}.unplugged"
+
     def read_state(self) -> LabState | None:
         """Return the state that the keeper wrote last; None when it has not written any."""
         try:
@@ -107,7 +112,7 @@ class LabDirectory:
     def keeper(self) -> ProcessIdentity | None:
         """Return the keeper that wrote the state, if it runs."""
         state = self.read_state()
-        return state.keeper if state and state.keeper.runs() else None
+        return state.keeper if state and state.keeper and state.keeper.runs() else None
 
     def _open_locked(self) -> int | None:
         """Return a descriptor that holds the lock; None when somebody else holds it.

@@ -2,7 +2,7 @@
 
 It starts in the switch's network namespace and as first process of the lab's PID namespace (see
 :mod:`host_sdk.lab.enter`), so that its end, in whatever way, is the end of everything in the lab. It builds
-the lab from ``topology.json`` in the lab's directory, announces on ``--ready-fd`` that all nodes serve or why
+the lab from its topology in the lab's directory, announces on ``--ready-fd`` that all nodes serve or why
 not, watches them, and takes the lab down when it gets SIGTERM or its owner ends.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from host_sdk.lab.directory import LabDirectory
+from host_sdk.lab.directory import TOPOLOGY, LabDirectory
 from host_sdk.lab.namespace import silence_ipv6, visible_pid
 from host_sdk.lab.node import Node
 from host_sdk.lab.process import ProcessIdentity
@@ -61,9 +61,10 @@ class Keeper:
         self._directory = directory
         self._clock = clock
         self._owner = owner
-        self._host = Node(topology.host.name, topology.host.mac, directory)
+        self._mtus = [node.mtu or topology.mtu for node in topology.nodes]
+        self._hosts = [Node(host.name, host.mac, directory) for host in topology.hosts]
         self._appliances = [Node(each.name, each.mac, directory, each.command) for each in topology.appliances]
-        self._nodes = [self._host, *self._appliances]
+        self._nodes = [*self._hosts, *self._appliances]
         self._state = LabState(
             name=topology.name,
             phase="starting",
@@ -71,7 +72,7 @@ class Keeper:
             mtu=topology.mtu,
             link=topology.link,
             cabling=topology.cabling,
-            host=self._host.state,
+            hosts=tuple(node.state for node in self._hosts),
             appliances=tuple(node.state for node in self._appliances),
         )
         self._selector = selectors.DefaultSelector()
@@ -99,7 +100,7 @@ class Keeper:
             node.start()
         ends = [(node.await_namespace(), node.state.mac) for node in self._nodes]
         if self._state.cabling == "direct":
-            connect(self._state.mtu, ends)
+            connect(min(self._mtus), ends)
             self._await_plugged()
         else:
             self._join_by_switch(ends)
@@ -113,8 +114,8 @@ class Keeper:
 
     def _join_by_switch(self, ends: list[tuple[int, str]]) -> None:
         with contextlib.closing(Switch(self._state.mtu)) as switch:
-            for pid, mac in ends:
-                switch.plug(pid, mac)
+            for (pid, mac), mtu in zip(ends, self._mtus, strict=True):
+                switch.plug(pid, mac, mtu)
             self._await_plugged()
             switch.wait_forwarding()
 
@@ -173,7 +174,9 @@ class Keeper:
 
     def _write_state(self) -> None:
         self._state = replace(
-            self._state, host=self._host.state, appliances=tuple(node.state for node in self._appliances)
+            self._state,
+            hosts=tuple(node.state for node in self._hosts),
+            appliances=tuple(node.state for node in self._appliances),
         )
         self._directory.write_state(self._state)
 
@@ -225,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     directory = LabDirectory(arguments.directory)
-    topology = Topology.from_mapping(json.loads((directory.path / "topology.json").read_text()))
+    topology = Topology.from_mapping(json.loads((directory.path / TOPOLOGY).read_text()))
     keeper = Keeper(directory, topology, arguments.owner_fd, time.monotonic_ns)
     try:
         keeper.start(int(arguments.timeout * 1e9))

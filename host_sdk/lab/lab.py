@@ -1,4 +1,4 @@
-"""A lab on this machine: up, found, looked at, tapped, down."""
+"""A lab of network namespaces on this machine: up, found, looked at, tapped, down."""
 
 import contextlib
 import json
@@ -7,16 +7,23 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
 from host_sdk.lab.capability import capability
-from host_sdk.lab.directory import LabDirectory, base_directory, find_directories, lab_directory
+from host_sdk.lab.counters import NOTHING, read_counters
+from host_sdk.lab.directory import TOPOLOGY, LabDirectory, base_directory, find_directories, lab_directory
+from host_sdk.lab.driver import LinkCounters
+from host_sdk.lab.file_format import SWITCH
+from host_sdk.lab.log_lines import lines_of
 from host_sdk.lab.node import log_tail
-from host_sdk.lab.state import LabState
+from host_sdk.lab.port import INTERFACE, port_name
+from host_sdk.lab.process import ProcessIdentity, is_stopped, signal_tree
+from host_sdk.lab.state import LabState, NodeState
 from host_sdk.lab.tap import Tap
-from host_sdk.lab.topology import SWITCH, Topology
+from host_sdk.lab.topology import Topology
 from host_sdk.wire.errors import (
     ClosedError,
     ConfigError,
@@ -42,7 +49,10 @@ class Lab:
 
     Attributes:
         name: Its name.
+        driver: What made it.
     """
+
+    driver = "netns"
 
     def __init__(self, directory: LabDirectory, guard: "subprocess.Popen[bytes] | None" = None) -> None:
         self.name = directory.name
@@ -74,7 +84,7 @@ class Lab:
         directory = lab_directory(topology.name)
         lock = directory.claim()
         try:
-            directory.write_json("topology.json", topology.to_mapping())
+            directory.write_json(TOPOLOGY, topology.to_mapping())
             where = ["--new" if allowed.kind == "root" else "--new-user"]
             keeper = [f"--directory={directory.path}", f"--timeout={timeout_s}"]
             if detach:
@@ -124,7 +134,32 @@ class Lab:
         state = self._directory.read_state() if self._directory.is_live() else None
         if state is None:
             raise ClosedError(f"lab {self.name} is not up; bring it up again with 'napu lab up'")
-        return state
+        return replace(
+            state,
+            hosts=tuple(self._conditioned(node) for node in state.hosts),
+            appliances=tuple(self._conditioned(node) for node in state.appliances),
+        )
+
+    def _conditioned(self, node: NodeState) -> NodeState:
+        condition = "up"
+        if node.exit_code is not None:
+            condition = "ended"
+        elif node.flash and node.announcement is None:
+            condition = "starting"
+        elif is_stopped(node.pid):
+            condition = "paused"
+        elif self._directory.unplugged(node.name).exists():
+            condition = "unplugged"
+        return replace(node, condition=condition)
+
+    def topology(self) -> Topology:
+        """Return what the lab was made from.
+
+        Raises:
+            ClosedError: The lab has ended.
+        """
+        self.status()
+        return Topology.from_mapping(json.loads((self._directory.path / TOPOLOGY).read_text()))
 
     def inside(self, node: str, command: Sequence[str]) -> list[str]:
         """Return the command line that runs a command in the network namespace of a node.
@@ -139,13 +174,109 @@ class Lab:
         """
         state = self.status()
         if node == SWITCH:
-            pid = state.keeper.pid
+            pid = _keeper(state).pid
         elif found := state.node(node):
             pid = found.pid
         else:
-            known = [SWITCH, state.host.name, *(each.name for each in state.appliances)]
+            known = [SWITCH, *(each.name for each in state.nodes)]
             raise ConfigError(f"lab {self.name} has no node {node}; it has {', '.join(known)}")
         return [sys.executable, "-m", "host_sdk.lab.enter", "--pid", str(pid), "--", *command]
+
+    def exec_command(self, node: str, command: Sequence[str]) -> list[str]:
+        """Return what :meth:`inside` does: nodes of namespaces share the files and the user of this machine."""
+        return self.inside(node, command)
+
+    def logs(self, node: str, *, follow: bool = False) -> Iterator[str]:
+        """Yield the lines of a node's output; with ``follow`` go on until it ends.
+
+        Raises:
+            ConfigError: There is no such node.
+            ClosedError: The lab has ended.
+        """
+        return lines_of(Path(self._node(node).log), self._runs(node) if follow else None)
+
+    def _runs(self, node: str) -> Callable[[], bool]:
+        def runs() -> bool:
+            try:
+                return self._node(node).exit_code is None
+            except ClosedError:
+                return False
+
+        return runs
+
+    def _node(self, name: str, *, running: bool = False) -> NodeState:
+        return self.status().find(name, running=running)
+
+    def signal(self, node: str, number: signal.Signals) -> None:
+        """Send a signal to a node's process.
+
+        Raises:
+            ConfigError: There is no such node, or it has ended.
+            ClosedError: The lab has ended.
+        """
+        found = self._node(node, running=True)
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(found.pid)
+            try:
+                self._node(node, running=True)  # so that the number was still this node's when it was opened
+                signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
+
+    def pause(self, node: str) -> None:
+        """Stop a node's process and all that it has started; see :meth:`signal` for what is raised."""
+        signal_tree(self._node(node, running=True).pid, signal.SIGSTOP)
+
+    def resume(self, node: str) -> None:
+        """Let a paused node go on; see :meth:`signal` for what is raised."""
+        signal_tree(self._node(node, running=True).pid, signal.SIGCONT)
+
+    def unplug(self, node: str) -> None:
+        """Take the node's port of the switch down.
+
+        Raises:
+            ConfigError: There is no such node, or no switch.
+            ClosedError: The lab has ended.
+            LinkError: It cannot be done.
+        """
+        self._set_port(node, "down")
+        self._directory.unplugged(node).touch()
+
+    def plug(self, node: str) -> None:
+        """Take the port of an unplugged node up; see :meth:`unplug` for what is raised."""
+        self._set_port(node, "up")
+        self._directory.unplugged(node).unlink(missing_ok=True)
+
+    def _set_port(self, node: str, state: str) -> None:
+        lab = self.status()
+        if lab.cabling != "switch":
+            raise ConfigError(f"lab {self.name} is one cable, with no switch to pull it out of; make one with a switch")
+        port = port_name(lab.nodes.index(lab.find(node)))
+        command = self.inside(SWITCH, [sys.executable, "-m", "host_sdk.lab.port_state", port, state])
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_S, check=False)
+        if done.returncode != 0:
+            raise LinkError(f"the cable of {node} stays as it is: {done.stderr.strip()}")
+
+    def ring(self, point: str) -> None:
+        """Return None: captures are made :meth:`inside`, where frames are not copied once more.
+
+        Raises:
+            ConfigError: There is no such point.
+        """
+        self.inside(point, ())
+
+    def counters(self) -> dict[str, LinkCounters]:
+        """Return by node what went over its cable; of nodes that run.
+
+        Raises:
+            ClosedError: The lab has ended.
+        """
+        state = self.status()
+        running = [(index, node) for index, node in enumerate(state.nodes) if node.exit_code is None]
+        if state.cabling == "direct":
+            return {node.name: read_counters(node.pid).get(INTERFACE, NOTHING) for _, node in running}
+        ports = read_counters(_keeper(state).pid)
+        return {node.name: ports.get(port_name(index), NOTHING).turned() for index, node in running}
 
     def faults(self, node: str, faults_in: str | None = None, faults_out: str | None = None) -> tuple[str, str]:
         """Change the damage that an appliance does to its frames, from now on; return what it is then.
@@ -177,7 +308,7 @@ class Lab:
         state = self.status()
         if state.cabling != "switch":
             raise ConfigError(f"lab {self.name} is one cable and has no switch to capture at; make one with a switch")
-        return Tap.start(path, state.keeper, ethertype)
+        return Tap.start(path, _keeper(state), ethertype)
 
     def down(self) -> None:
         """End the lab, which takes at most about 3 s; one that has ended already is no error.
@@ -186,8 +317,8 @@ class Lab:
             LinkError: It does not end.
         """
         state = self._directory.await_state()
-        if state is not None and not state.keeper.end(signal.SIGTERM, _DOWN_S):
-            state.keeper.end(signal.SIGKILL, _DOWN_S)
+        if state is not None and not _keeper(state).end(signal.SIGTERM, _DOWN_S):
+            _keeper(state).end(signal.SIGKILL, _DOWN_S)
         self._reap_guard()
         if not self._directory.wait_gone():
             raise LinkError(f"lab {self.name} does not end; see {self._directory.log('keeper')}")
@@ -224,6 +355,12 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         self.down()
+
+
+def _keeper(state: LabState) -> ProcessIdentity:
+    if state.keeper is None:
+        raise ClosedError(f"lab {state.name} has no keeper, so it is none of namespaces")
+    return state.keeper
 
 
 def _start_keeper(

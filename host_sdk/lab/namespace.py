@@ -88,10 +88,24 @@ def raise_interface(name: str) -> None:
     Raises:
         OSError: There is no such interface.
     """
+    _set_flags(name, _IFF_UP, _IFF_UP)
+
+
+def lower_interface(name: str) -> None:
+    """Set an interface of this network namespace down.
+
+    Raises:
+        OSError: There is no such interface.
+    """
+    _set_flags(name, 0, _IFF_UP)
+
+
+def _set_flags(name: str, flags: int, mask: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = _INTERFACE_REQUEST.pack(name.encode(), 0)
-        _, flags = _INTERFACE_REQUEST.unpack(fcntl.ioctl(control, _SIOCGIFFLAGS, request))
-        fcntl.ioctl(control, _SIOCSIFFLAGS, _INTERFACE_REQUEST.pack(name.encode(), flags | _IFF_UP))
+        _, before = _INTERFACE_REQUEST.unpack(fcntl.ioctl(control, _SIOCGIFFLAGS, request))
+        wanted = (before & ~mask) | flags
+        fcntl.ioctl(control, _SIOCSIFFLAGS, _INTERFACE_REQUEST.pack(name.encode(), wanted))
 
 
 def visible_pid() -> int:

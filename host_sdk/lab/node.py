@@ -49,7 +49,7 @@ class Node:
             flash.mkdir(parents=True)
         self._log = directory.log(name)
         self._faults = directory.faults(name)
-        self.state = NodeState(name, mac, pid=0, log=str(self._log), flash=str(flash or ""))
+        self.state = NodeState(name, mac, pid=0, log=str(self._log), flash=str(flash or ""), command=tuple(command))
         self.ready, self._ready_writer = os.pipe()
         os.set_blocking(self.ready, False)
         self._received = b""
@@ -75,6 +75,7 @@ class Node:
         """Start the process, which makes its network namespace and waits for the cable."""
         words = {"{ready_fd}": str(self._ready_writer), "{flash}": self.state.flash, "{faults}": str(self._faults)}
         command = [_fill(argument, words) for argument in self._command]
+        self.state = replace(self.state, command=tuple(command))
         sync = self._far_sync.fileno()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

@@ -21,6 +21,11 @@ PLUGGED = b"plugged"
 GO = b"go"
 
 
+def port_name(index: int) -> str:
+    """Return what the n-th port of the switch is called, counted from 0."""
+    return f"port{index}"
+
+
 class _KeeperGoneError(Exception):
     """The other end of the socket was closed."""
 

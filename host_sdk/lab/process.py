@@ -19,6 +19,24 @@ def _started(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether a process was stopped by a signal."""
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def signal_tree(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process and to all that descend from it; who is gone by then is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    for children in Path("/proc", str(pid), "task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in children.read_text().split():
+                signal_tree(int(child), number)
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
     """One process, as /proc tells it apart from all others since boot.

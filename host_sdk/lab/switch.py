@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from pyroute2 import IPRoute, NetlinkError
 
-from host_sdk.lab.port import BRIDGE, INTERFACE
+from host_sdk.lab.port import BRIDGE, INTERFACE, port_name
 from host_sdk.wire.errors import LinkError, LinkPrivilegeError
 
 _FORWARDING = 3  # <linux/if_bridge.h>: BR_STATE_FORWARDING
@@ -48,7 +48,7 @@ class Switch:
     Its ports are the near ends of veth pairs. It and they have addresses 06:…, which no node of a topology can have.
 
     Args:
-        mtu: Bytes that every cable carries behind the Ethernet header.
+        mtu: Bytes that it forwards behind the Ethernet header at most.
 
     Raises:
         LinkPrivilegeError: The kernel refuses the bridge to this user.
@@ -56,7 +56,6 @@ class Switch:
     """
 
     def __init__(self, mtu: int) -> None:
-        self._mtu = mtu
         self._ports: list[str] = []
         self._netlink = IPRoute()
         try:
@@ -75,24 +74,25 @@ class Switch:
             self._netlink.close()
             raise
 
-    def plug(self, pid: int, mac: str) -> None:
+    def plug(self, pid: int, mac: str, mtu: int) -> None:
         """Lay a cable from a new port to the network namespace of a process; its end there is ``eth0``, down.
 
         Args:
             pid: The process, as this one's PID namespace counts.
             mac: Address of the far end.
+            mtu: Bytes that the cable carries behind the Ethernet header, at most those of the switch.
 
         Raises:
             LinkError: The kernel cannot, or refuses.
         """
-        port = f"port{len(self._ports)}"
-        far = {"ifname": INTERFACE, "address": mac, "mtu": self._mtu, "net_ns_pid": pid}
+        port = port_name(len(self._ports))
+        far = {"ifname": INTERFACE, "address": mac, "mtu": mtu, "net_ns_pid": pid}
         with _explained("make a veth pair"):
             self._netlink.link(
                 "add",
                 ifname=port,
                 kind="veth",
-                mtu=self._mtu,
+                mtu=mtu,
                 address=f"06:6e:61:70:75:{len(self._ports):02x}",
                 master=self._bridge,
                 peer=far,

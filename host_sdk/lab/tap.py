@@ -27,6 +27,8 @@ from host_sdk.lab.ring import ALL_PROTOCOLS, RETIRE_S, Ring
 from host_sdk.wire.errors import ClosedError, LinkError
 from host_sdk.wire.schema import ETHERTYPE
 
+ANY = "any"  # as an interface
+READY = b"listening\n"  # is written when no later frame is missed
 _FILE_HEADER = struct.Struct("=IHHiIII")  # magic, version 2.4, zone, accuracy, largest frame, link type
 _NANOSECONDS = 0xA1B23C4D  # the magic number of a pcap file with timestamps in ns
 _LINKTYPE_ETHERNET = 1
@@ -168,18 +170,24 @@ def _capture(ring: Ring, file: BinaryIO, stops: selectors.BaseSelector) -> TapRe
     return TapReport(frames=written, dropped=ring.dropped + taken - written)
 
 
+def _interface(name: str) -> str:
+    """Return the interface of a name; with ANY the first one that is no loopback."""
+    return next((each for _, each in socket.if_nameindex() if each != "lo"), name) if name == ANY else name
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m host_sdk.lab.tap", description=__doc__)
     parser.add_argument("--interface", default=BRIDGE, help="interface to capture at")
     parser.add_argument("--protocol", type=int, default=ALL_PROTOCOLS, help="EtherType to take; 3 takes all")
     parser.add_argument("--file-fd", type=int, required=True, help="file to write")
-    parser.add_argument("--ready-fd", type=int, required=True, help="pipe that gets one byte when it listens")
+    parser.add_argument("--ready-fd", type=int, required=True, help="pipe that gets a line when it listens")
     parser.add_argument("--end-fd", type=int, action="append", default=[], help="pidfd to end with")
+    parser.add_argument("--report-fd", type=int, default=1, help="what gets the report at the end")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Capture until the end; write the report to standard output as JSON."""
+    """Capture until the end; then write the report as JSON."""
     arguments = _parse(argv)
     wake, wake_writer = socket.socketpair()
     wake_writer.setblocking(False)
@@ -187,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)  # only so that it wakes the selector
     try:
-        ring = Ring(arguments.interface, arguments.protocol)
+        ring = Ring(_interface(arguments.interface), arguments.protocol)
     except LinkError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -196,10 +204,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             selector.register(source, selectors.EVENT_READ)
         file.write(_FILE_HEADER.pack(_NANOSECONDS, 2, 4, 0, 0, _SNAP, _LINKTYPE_ETHERNET))
         file.flush()
-        os.write(arguments.ready_fd, b"1")
+        os.write(arguments.ready_fd, READY)
         report = _capture(ring, file, selector)
     with contextlib.suppress(BrokenPipeError):  # the owner is gone; the file is complete all the same
-        os.write(sys.stdout.fileno(), json.dumps(asdict(report)).encode())
+        os.write(arguments.report_fd, json.dumps(asdict(report)).encode())
     return 0
 
 

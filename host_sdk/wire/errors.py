@@ -15,7 +15,11 @@
     │       └── FrameError        a frame or message cannot be decoded; has a status or drop reason
     ├── DeviceError               the emulated hardware: bus, flash, boot
     ├── PowerCutError             the emulated board lost its power; no DeviceError, so that nothing handles it as one
+    ├── EngineError               the container engine refuses
+    │   ├── EngineUnavailableError  no engine answers
+    │   └── ImageMissingError     it does not have the image
     ├── NapuTimeoutError          no answer in time (also a TimeoutError)
+    ├── UncertainError            an appliance is gone, with a request that it may have executed
     ├── ClosedError               the client or link was closed
     └── StatusError               the appliance answered with a status that is not OK
         └── BusyError … one class for each status, see STATUS_ERRORS
@@ -84,8 +88,35 @@ class PowerCutError(NapuError):
     """The emulated board lost its power; its chips answer nothing until it is back."""
 
 
+class EngineError(NapuError):
+    """The container engine refused what a lab needs."""
+
+
+class EngineUnavailableError(EngineError):
+    """No container engine answers."""
+
+
+class ImageMissingError(EngineError):
+    """The container engine does not have the image."""
+
+
 class NapuTimeoutError(NapuError, TimeoutError):
     """No answer came in time."""
+
+
+class UncertainError(NapuError):
+    """An appliance does not answer any more, and nobody can say whether it executed a request.
+
+    Attributes:
+        member: The appliance.
+    """
+
+    def __init__(self, member: str, reason: str) -> None:
+        super().__init__(
+            f"it may or may not have been executed at {member}: {reason}; "
+            "ask again if that does no harm, or let the cluster do so without strict"
+        )
+        self.member = member
 
 
 class ClosedError(NapuError):

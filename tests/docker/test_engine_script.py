@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ TIMEOUT_S = 100
 
 
 def environment(**changes: str) -> dict[str, str]:
-    return {**os.environ, "PYTHON": sys.executable, **changes}
+    return {**os.environ, **changes}
 
 
 def machine() -> dict[str, str]:

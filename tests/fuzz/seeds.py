@@ -127,7 +127,8 @@ def topologies() -> list[bytes]:
         Appliance(f"n{index}", default_mac(index), arguments=("--poll", "busy"), command=("x", "{ready_fd}"))
         for index in (1, 2)
     )
-    labs = [Topology("a", two[:1], mtu=9000, cabling="direct"), Topology("b", two, Host("h"), link="packet")]
+    hosts = (Host("h"), Host("i", "02:00:00:00:00:09", mtu=600))
+    labs = [Topology("a", two[:1], mtu=9000, cabling="direct"), Topology("b", two, hosts, link="packet")]
     bare = {"name": "c", "appliances": [{"name": "n1"}]}
     return [json.dumps(each).encode() for each in (*(lab.to_mapping() for lab in labs), bare)]
 

@@ -22,7 +22,7 @@ def user() -> int:
 
 def state(keeper: ProcessIdentity) -> LabState:
     return LabState(
-        "bench", "up", keeper, 1500, "auto", "switch", NodeState("host", "02:00:00:00:00:00", 1, "host.log"), ()
+        "bench", "up", keeper, 1500, "auto", "switch", (NodeState("host", "02:00:00:00:00:00", 1, "host.log"),), ()
     )
 
 
@@ -105,10 +105,12 @@ def test_what_a_dead_lab_left_is_removed_by_a_look(tmp_path: Path) -> None:
 def test_state_is_read_back(tmp_path: Path) -> None:
     directory = LabDirectory(tmp_path)
     assert directory.read_state() is None
-    ended = NodeState("n1", "02:00:00:00:00:01", 7, "n1.log", "flash", -9, {"mtu": 1500}, "killed")
-    written = LabState("bench", "starting", ProcessIdentity(5, 99), 3400, "xdp", "direct", ended, (ended, ended))
+    ended = NodeState("n1", "02:00:00:00:00:01", 7, "n1.log", "flash", -9, {"mtu": 1500}, "killed", "ended", ("x", "y"))
+    written = LabState("bench", "starting", ProcessIdentity(5, 99), 3400, "xdp", "direct", (ended,), (ended, ended))
     directory.write_state(written)
     assert directory.read_state() == written
+    directory.write_state(LabState("bench", "up", None, 1500, "auto", "switch", (ended,), (), "docker"))
+    assert (directory.read_state() or written).keeper is None
 
 
 def test_a_number_used_again_is_another_process() -> None:

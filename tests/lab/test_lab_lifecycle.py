@@ -61,7 +61,7 @@ def test_up_status_down() -> None:
             {"mac": default_mac(1)},
             {"mac": default_mac(2)},
         ]
-        assert all(node.exit_code is None for node in (state.host, *state.appliances))
+        assert all(node.exit_code is None for node in state.nodes)
         used = networks(state)
         assert len(used) == 4
         assert topology.name in Lab.names()

@@ -103,7 +103,7 @@ def marked(mark: str) -> list[int]:
 
 def networks(state: LabState) -> set[int]:
     """Return the inodes of a lab's network namespaces."""
-    pids = [state.keeper.pid, state.host.pid, *(node.pid for node in state.appliances)]
+    pids = [state.keeper.pid, *(node.pid for node in state.nodes)]
     return {Path(f"/proc/{pid}/ns/net").stat().st_ino for pid in pids}
 
 

@@ -8,11 +8,12 @@ import msgpack
 import numpy as np
 
 from host_sdk.wire.links.memory import MemoryLink, MemorySwitch
-from tests.rig.frames import CLOSE, CONTROL, CRC_FLAG, DISCOVER, INFER, OPEN, REPLY, Pdu, decode, message
+from tests.rig.frames import BUSY, CLOSE, CONTROL, CRC_FLAG, DISCOVER, INFER, OPEN, REPLY, Pdu, decode, message
 
 SESSION = 0x00010000
 ONCE_FLAG = 8
 NOTICE = 0x20  # the bit that tells notices from requests
+RESEND, UNKNOWN = 0x22, 0xA1
 MAX_MESSAGE = 1 << 24
 PIPELINES = {
     "pipelines": [
@@ -67,6 +68,8 @@ class Scripted:
         bounds: What an OPENED says, but for base and next.
         mtu: Longer PDUs are lost on the way.
         silent: Whether nothing is answered.
+        full: Whether sessions are refused.
+        hung: Whether nothing is answered that firmware has a part in.
     """
 
     def __init__(self, switch: MemorySwitch, infer: Infer | None = None) -> None:
@@ -76,7 +79,7 @@ class Scripted:
         self.notices: list[Pdu] = []
         self.bounds: dict[str, Any] = {"credits": 64, "max_message": MAX_MESSAGE, "window": 128, "fragments": 256}
         self.mtu = 1 << 16
-        self.silent = False
+        self.silent = self.hung = self.full = False
         self._base = self._highest = 0
         self._link: MemoryLink = switch.attach()
         self._stopping = False
@@ -97,9 +100,12 @@ class Scripted:
                     continue
                 if asked.opcode & NOTICE:
                     self.notices.append(asked)
+                    if asked.opcode == RESEND and asked.session != SESSION and not self.silent:
+                        self.send(peer, Pdu(UNKNOWN, b"", asked.request, asked.flags, asked.session))
                     continue
                 self.asked.append(asked)
-                for answer in [] if self.silent else self._answers(asked):
+                deaf = self.silent or (self.hung and asked.opcode in (CONTROL, DISCOVER))
+                for answer in [] if deaf else self._answers(asked):
                     self.send(peer, answer)
 
     def send(self, peer: int, answer: Pdu) -> None:
@@ -111,6 +117,8 @@ class Scripted:
             self._link.send(buffers)
 
     def _answers(self, asked: Pdu) -> list[Pdu]:
+        if asked.opcode == OPEN and self.full:
+            return [reply_to(asked, b"no room for a session", status=BUSY)]
         if asked.opcode == OPEN:
             return [self._opened(asked)]
         if asked.opcode == DISCOVER:

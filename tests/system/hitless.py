@@ -19,7 +19,7 @@ from typing import Any
 
 from firmware.image.build import SOURCES, build_image
 from host_sdk.cli.demo_images import held_out
-from host_sdk.cli.lab import make_topology
+from host_sdk.cli.lab import make_topology, with_node_commands
 from host_sdk.lab.lab import Lab
 
 NODES = ("napu1", "napu2")
@@ -118,7 +118,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=5000.0, help="inferences a second over both appliances")
     rate = parser.parse_args().rate
     name = f"hitless-{os.getpid()}"
-    with tempfile.TemporaryDirectory() as directory, Lab.up(make_topology(name, 2, 1500, "auto", "napu-s")):
+    topology = with_node_commands(make_topology(name, 2, 1500, "auto", "napu-s"))
+    with tempfile.TemporaryDirectory() as directory, Lab.up(topology):
         report = scenario(name, Path(directory), rate)
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
     sys.stdout.write(

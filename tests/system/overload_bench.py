@@ -22,8 +22,9 @@ from host_sdk.bench.pinned import pinned
 from host_sdk.bench.prepared import PreparedWindow
 from host_sdk.client import NapuClient
 from host_sdk.engine import Engine
+from host_sdk.lab.file_format import JUMBO_MTU
 from host_sdk.lab.lab import Lab
-from host_sdk.lab.topology import JUMBO_MTU, Appliance, Topology, default_mac
+from host_sdk.lab.topology import Appliance, Topology, default_mac
 from host_sdk.wire.links.auto import open_link
 from host_sdk.wire.schema import Flag
 

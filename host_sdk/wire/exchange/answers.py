@@ -21,9 +21,10 @@ class Answers:
         latency_ns: int64 [n], from the first transmission to the answer.
         transmissions: int64 [n], times that each request was sent, at least in part.
         error: Why they failed; None for answers with status OK.
+        replied: Whether the error is what the appliance answered to this very request.
     """
 
-    __slots__ = ("bodies", "error", "latency_ns", "peer", "tokens", "trailers", "transmissions")
+    __slots__ = ("bodies", "error", "latency_ns", "peer", "replied", "tokens", "trailers", "transmissions")
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Answers:
         self.peer, self.tokens, self.bodies, self.error = peer, tokens, bodies, error
         self.latency_ns, self.transmissions = latency_ns, transmissions
         self.trailers: NDArray[np.void] | None = None
+        self.replied = False
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -13,7 +13,7 @@ from host_sdk.wire.exchange.arrived import Arrived
 from host_sdk.wire.exchange.collecting import Collector
 from host_sdk.wire.exchange.fragments import Fragments
 from host_sdk.wire.exchange.notices import notice
-from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip
+from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip, Silence
 from host_sdk.wire.exchange.reassembly import Reassembler
 from host_sdk.wire.exchange.sending import Sender
 from host_sdk.wire.exchange.slots import NEVER, Slots
@@ -23,6 +23,7 @@ from host_sdk.wire.message import Message
 from host_sdk.wire.schema import REPLY_BIT, RETRY_AFTER_UNIT_US, Flag, Opcode, Status
 
 TRANSIENT = (Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, Status.BAD_CRC)
+_ELSEWHERE = (Status.BUSY, Status.UNAVAILABLE)  # what another appliance may have room for
 UNIT_NS = RETRY_AFTER_UNIT_US * 1000
 OVERTAKEN = "overtaken"  # why a request is probed before its timeout
 LOOK_NS = 1_000_000  # how far apart two requests are sent at least for the one to overtake the other
@@ -61,6 +62,7 @@ class Course:
         refusals: By slot: the last answer that said: not now.
         late: Whether the sender's timer may be earlier than there is something to do.
         gone: Whether an answer said that the session is not open.
+        silence: How long the appliance has said nothing.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Course:
         self.sender = Sender(peer, self.slots, round_trip, self._fragment_trip)
         self.collector = Collector(peer, self.reply, limits, shared.reassembler, self._fragment_trip)
         self.refusals: dict[int, NapuError] = {}
+        self.silence = Silence()
         self.late = self.gone = False
         self._look_at = 0
         self._long_answers = False  # since the last SETTLE
@@ -191,6 +194,7 @@ class Course:
         slots = self.slots
         slots.transmissions[slot] += 1
         slots.rtos[slot] = rto = self._round_trip.back_off(int(slots.rtos[slot]))
+        self.silence.unanswered(now, now + rto)
         self.sender.wake(slot, now + rto)
 
     def _hold(self, slot: int, now: int, retry_after: int) -> None:
@@ -238,9 +242,12 @@ class Course:
 
     def _pause(self, slot: int, now: int, refusal: Message) -> None:
         slots, header = self.slots, refusal.header
-        self.refusals[slot] = _error_of(refusal)
+        self.refusals[slot] = error = _error_of(refusal)
         self.collector.forget(slot)
         slots.put_down(slot)
+        if self._limits.hand_back and header.status in _ELSEWHERE and self.opcode == Opcode.INFER:
+            self.happen(slot, RequestEvent.GIVEN_UP, now, error)
+            return
         self.sender.wake(slot, now + (header.retry_after * UNIT_NS or int(slots.rtos[slot])))
 
     def _deliver(self, slot: int, now: int, said: Said) -> None:
@@ -248,6 +255,7 @@ class Course:
         latency, transmissions = now - slots.began[slot : slot + 1], slots.transmissions[slot : slot + 1].copy()
         answers = Answers(self.peer, slots.tokens[slot : slot + 1].copy(), latency, transmissions)
         answers.bodies, answers.trailers, answers.error = said
+        answers.replied = True
         if transmissions[0] == 1:
             self._round_trip.measure(int(latency[0]))
             self.overtaken(now - int(latency[0]), now)
@@ -264,7 +272,9 @@ class Course:
         slots = self.slots
         if error:
             token, transmissions = int(slots.tokens[slot]), int(slots.transmissions[slot])
-            self._events.append(Answers.failed(self.peer, token, error, transmissions))
+            failed = Answers.failed(self.peer, token, error, transmissions)
+            failed.replied = error is self.refusals.get(slot)
+            self._events.append(failed)
         self._release(slot)
 
     def _release(self, slot: int) -> None:

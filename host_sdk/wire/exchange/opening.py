@@ -97,13 +97,14 @@ class Opening:
         due: When the next OPEN is to be sent.
         path_mtu: The size that was answered; 0 before.
         refusal: The last answer that said: not now.
+        asked: OPENs that were sent.
     """
 
     def __init__(
         self, sizes: tuple[int, ...], limits: RequesterLimits, draw: Callable[[int], int], resume: int, tenant: str
     ) -> None:
         self._sizes, self._limits, self._draw, self._resume, self._tenant = sizes, limits, draw, resume, tenant
-        self.due = self.path_mtu = 0
+        self.due = self.path_mtu = self.asked = 0
         self.refusal: NapuError | None = None
         self._sent: dict[int, tuple[int, int, int]] = {}  # by id: size, first sent, transmissions
         self._round, self._tries, self._rto = 0, 0, limits.first_rto_ns
@@ -121,6 +122,7 @@ class Opening:
         if not self._number:
             self._number = self._draw(62) or 1  # leaves room for the ids that count on from it
         self._tries += 1
+        self.asked += 1
         self.due = now + self._rto
         _, began, transmissions = self._sent.get(self._number, (size, now, 0))
         self._sent[self._number] = (size, began, transmissions + 1)

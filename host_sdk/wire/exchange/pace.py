@@ -16,6 +16,8 @@ class RequesterLimits:
         first_rto_ns: Retransmission timeout before the round trip is known; and of CONTROL, which may take its time.
         min_rto_ns: Smallest retransmission timeout.
         max_rto_ns: Largest one, that back-off ends at.
+        hand_back: Whether an inference that is refused with BUSY or UNAVAILABLE fails at once, so that its owner can
+            ask another appliance; else the same one is asked again until the time is over.
     """
 
     window: int = 64
@@ -24,6 +26,7 @@ class RequesterLimits:
     first_rto_ns: int = 250_000_000
     min_rto_ns: int = 10_000_000
     max_rto_ns: int = 1_000_000_000
+    hand_back: bool = False
 
 
 class RoundTrip:
@@ -67,6 +70,30 @@ class RoundTrip:
         if self._measures:
             self.rto_ns = max(self.rto_ns, min(doubled, 10 * self._limits.min_rto_ns))
         return doubled
+
+
+class Silence:
+    """How long an appliance has said nothing to what it was asked.
+
+    Attributes:
+        heard_ns: When anything came from it that belongs to us; 0 before.
+        rounds: Retransmission timeouts since then, one after the other: those of many requests that run at the same
+            time are one.
+    """
+
+    def __init__(self) -> None:
+        self.heard_ns = self.rounds = self._round_end = 0
+
+    def heard(self, now: int) -> None:
+        """Note that something came."""
+        self.heard_ns = now
+        self.rounds = self._round_end = 0
+
+    def unanswered(self, now: int, due: int) -> None:
+        """Note that a timeout has passed, and when the next one of the same request will have."""
+        if now >= self._round_end:
+            self.rounds += 1
+            self._round_end = due
 
 
 @dataclass(frozen=True, slots=True)

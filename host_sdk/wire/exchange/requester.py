@@ -8,7 +8,6 @@ any monotonic clock; the generator gives ids that a stale reply cannot match.
 import random
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,10 @@ from host_sdk.wire.exchange.course import Shared
 from host_sdk.wire.exchange.flight import Bodies, write_pdu
 from host_sdk.wire.exchange.fragments import Fragments, have_several, sound_runs
 from host_sdk.wire.exchange.gathering import Gatherings
+from host_sdk.wire.exchange.known import SMALL, KnownAppliance
 from host_sdk.wire.exchange.opening import Opening, path_sizes
-from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip
+from host_sdk.wire.exchange.pace import RequesterLimits, Silence
+from host_sdk.wire.exchange.probes import Probes
 from host_sdk.wire.exchange.reassembly import Reassembler
 from host_sdk.wire.exchange.request import Request
 from host_sdk.wire.exchange.window import RequestWindow
@@ -39,35 +40,17 @@ from host_sdk.wire.message import (
 from host_sdk.wire.records import StridedView
 from host_sdk.wire.schema import (
     CRC_SIZE,
-    FIRST_FRAGMENTS,
     HEADER_SIZE,
     MAX_TENANT,
     MIN_MTU,
-    SEAL_OVERHEAD,
     Flag,
     Opcode,
     Status,
 )
 
-_CONTROLS = 64  # that may be outstanding at one appliance
-_SMALL = MIN_MTU - HEADER_SIZE  # bytes of a message that fits one PDU on any path
 _MOST_KINDS = 1024
 _NUMBER = slice(8, 16)  # of a header's bytes: the request id, in which alike frames differ
 _Key = tuple[int, int, bytes, bytes]  # peer, bytes of the PDU, header without its request
-
-
-@dataclass(slots=True)
-class _Appliance:
-    """What is known of one appliance."""
-
-    window: RequestWindow
-    control: RequestWindow
-    round_trip: RoundTrip
-    opening: Opening | None = None
-    path_mtu: int | None = None
-    resume: int = 0
-    overhead: int = 0  # bytes by which the link makes its frames longer
-    kept: bool = False  # its session stays open when the owner leaves
 
 
 class Requester:
@@ -102,13 +85,14 @@ class Requester:
         self._mtu, self._smallest, self._tenant = mtu, smallest, tenant
         self._draw = generator.getrandbits
         self._bad = self._stale = 0
-        self._appliances: dict[int, _Appliance] = {}
+        self._appliances: dict[int, KnownAppliance] = {}
         self._tokens = 0
         self._reassembler = Reassembler()
         self._events: list[Event] = []
         self._shared = Shared(self._events, self._reassembler, self._draw)
         self._gatherings = Gatherings(self._events, self._draw, self.limits.first_rto_ns)
         self._out: deque[tuple[int, bytes]] = deque()
+        self._probes = Probes(self._draw)
         self._headers = StridedView(HEADER_SIZE)
         self._kinds: dict[_Key, tuple[RequestWindow, Alike]] = {}
 
@@ -120,7 +104,7 @@ class Requester:
         Raises:
             LocalProtocolError: The message cannot be encoded, or is of another opcode.
         """
-        check_message(Message(request.header, request.body), _SMALL)
+        check_message(Message(request.header, request.body), SMALL)
         self._tokens += 1
         if request.gathers:
             expires = now + request.timeout_ns
@@ -129,7 +113,7 @@ class Requester:
             appliance = self._appliance(request.peer)
             tokens, expires = np.array([self._tokens]), now + request.timeout_ns
             appliance.control.submit(request.header, [request.body], tokens, now, expires)
-            if appliance.path_mtu is None and len(request.body) + CRC_SIZE > _SMALL:
+            if appliance.path_mtu is None and len(request.body) + CRC_SIZE > SMALL:
                 self._open(appliance)
         else:
             raise LocalProtocolError(f"opcode {request.header.opcode:#x} is no request outside sessions")
@@ -186,6 +170,24 @@ class Requester:
             appliance.window.lose(error)
             self._kinds.clear()
 
+    def withdraw(self, peer: int, error: NapuError, now: int) -> None:
+        """Fail all INFER requests to an appliance that seems to be gone; its session stays, should it come back."""
+        appliance = self._appliances.get(peer)
+        if appliance:
+            appliance.window.withdraw(error, now)
+
+    def probe(self, peer: int) -> None:
+        """Ask an appliance for a sign of life; its dataplane alone answers."""
+        self._out.append((peer, self._probes.ask(peer)))
+
+    def probed_ns(self, peer: int) -> int:
+        """Return when an appliance answered a probe last, in ns; 0 where it never did."""
+        return self._probes.answered_ns(peer)
+
+    def silence(self, peer: int) -> Silence:
+        """Return how long an appliance has said nothing to inferences."""
+        return self._appliance(peer).window.silence
+
     def leave(self) -> None:
         """Queue a CLOSE for every open session that is not kept, for an owner that waits for no answer."""
         self._out.clear()
@@ -193,7 +195,7 @@ class Requester:
             bounds = appliance.window.bounds
             if bounds and not appliance.kept:
                 header = Header(Opcode.CLOSE, self._draw(63) or 1, Flag.CRC, session=bounds.session)
-                self._out.extend((peer, pdu) for pdu in fragment_frames(*encode_message(Message(header), _SMALL)))
+                self._out.extend((peer, pdu) for pdu in fragment_frames(*encode_message(Message(header), SMALL)))
         self._appliances.clear()
         self._gatherings.clear()
 
@@ -266,8 +268,11 @@ class Requester:
     def _pass_time(self, now: int) -> None:
         self._out.extend(self._gatherings.to_send(now))
         for peer, appliance in self._appliances.items():
-            if appliance.opening:
-                self._out.extend((peer, pdu) for pdu in appliance.opening.to_send(now))
+            opening = appliance.opening
+            if opening and (pdus := opening.to_send(now)):
+                self._out.extend((peer, pdu) for pdu in pdus)
+                if opening.asked > 1:
+                    appliance.window.silence.unanswered(now, opening.due)
 
     # ---- frames in -----------------------------------------------------------------------------------------------
 
@@ -368,7 +373,7 @@ class Requester:
                     self._gatherings.take(peer, message)
             elif header.opcode == Opcode.OPENED:
                 self._take_opened(peer, header, pdu, now)
-            else:
+            elif header.opcode != Opcode.UNKNOWN or not self._probes.take(peer, header.request, now):
                 self._stale += 1
         except FrameError:
             self._bad += 1
@@ -391,7 +396,7 @@ class Requester:
 
     # ---- sessions ------------------------------------------------------------------------------------------------
 
-    def _open(self, appliance: _Appliance) -> None:
+    def _open(self, appliance: KnownAppliance) -> None:
         if appliance.opening is None:
             link_mtu = self._mtu if appliance.overhead else max(self._mtu, MIN_MTU)  # which every link carries
             sizes = path_sizes(link_mtu, appliance.path_mtu, appliance.overhead)
@@ -406,6 +411,7 @@ class Requester:
         message = self._whole(peer, header, pdu, now)
         if message is None:
             return
+        appliance.window.silence.heard(now)
         sample = opening.round_trip(header.request, now)
         if sample is not None:
             appliance.round_trip.measure(sample)
@@ -418,23 +424,18 @@ class Requester:
         appliance.path_mtu = opening.path_mtu
         appliance.control.widen(fragment_size_for(opening.path_mtu))
         appliance.window.refusal = opening.refusal
+        if opening.refusal and not opened and self.limits.hand_back:
+            appliance.window.withdraw_unsent(opening.refusal)
         if opened:
             appliance.opening, appliance.resume = None, 0
             if appliance.window.bounds is None:
                 appliance.window.opened(opened.bounds)
             self._kinds.clear()
 
-    def _appliance(self, peer: int) -> _Appliance:
+    def _appliance(self, peer: int) -> KnownAppliance:
         appliance = self._appliances.get(peer)
         if appliance is None:
-            round_trip = RoundTrip(self.limits)
-            window = RequestWindow(peer, Opcode.INFER, self.limits, round_trip, self._shared)
-            own = replace(self.limits, window=_CONTROLS)
-            control = RequestWindow(peer, Opcode.CONTROL, own, RoundTrip(own, measures=False), self._shared)
-            outside = Bounds(0, 1, _CONTROLS, _CONTROLS, FIRST_FRAGMENTS, _SMALL)
-            control.opened(outside, whole_only=True)
-            appliance = self._appliances[peer] = _Appliance(window, control, round_trip)
-            appliance.overhead = SEAL_OVERHEAD if peer >= SEALED_PEER else 0
+            appliance = self._appliances[peer] = KnownAppliance.new(peer, self.limits, self._shared)
         return appliance
 
     def _windows(self) -> Iterable[RequestWindow]:

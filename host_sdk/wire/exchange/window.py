@@ -15,7 +15,7 @@ from host_sdk.wire.exchange.arrived import Arrived
 from host_sdk.wire.exchange.course import UNIT_NS, Course, Shared
 from host_sdk.wire.exchange.flight import Bodies, Flight
 from host_sdk.wire.exchange.fragments import Fragments
-from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip
+from host_sdk.wire.exchange.pace import Bounds, RequesterLimits, RoundTrip, Silence
 from host_sdk.wire.exchange.slots import NEVER
 from host_sdk.wire.exchange.states import RequestEvent
 from host_sdk.wire.header import Header
@@ -85,13 +85,29 @@ class RequestWindow:
         course = self._course
         for slot in course.slots.taken().tolist():
             course.fail_one(slot, error)
-        for flight in course.sender.waiting:
-            self._fail_unsent(flight, error)
-        course.sender.waiting.clear()
+        self.withdraw_unsent(error)
         course.begin(_CLOSED, whole_only=False)
         self.bounds = None
 
+    def withdraw(self, error: NapuError, now: int) -> None:
+        """Fail all requests, and tell the appliance, should it come back to this session."""
+        for slot in self._course.slots.taken().tolist():
+            self._course.happen(slot, RequestEvent.GIVEN_UP, now, error)
+        self.withdraw_unsent(error)
+
+    def withdraw_unsent(self, error: NapuError) -> None:
+        """Fail the requests that were not sent yet."""
+        for flight in self._course.sender.waiting:
+            self._fail_unsent(flight, error)
+        self._course.sender.waiting.clear()
+        self._course.late = True
+
     # ---- what the owner asks -------------------------------------------------------------------------------------
+
+    @property
+    def silence(self) -> Silence:
+        """How long the appliance has said nothing."""
+        return self._course.silence
 
     @property
     def load(self) -> int:
@@ -189,6 +205,7 @@ class RequestWindow:
             ids: uint64 [n], their requests.
             now: Time in ns.
         """
+        self._course.silence.heard(now)
         if len(ids) == 1:
             self._take_one(alike, batch, int(ids[0]), now)
             return
@@ -237,6 +254,7 @@ class RequestWindow:
 
     def take_fragments(self, fragments: Fragments, now: int) -> None:
         """Take fragments of one answer that came together."""
+        self._course.silence.heard(now)
         header = fragments.header
         slot = self._course.slots.find(header.request)
         if slot < 0:
@@ -253,6 +271,7 @@ class RequestWindow:
 
     def take(self, header: Header, pdu: bytes, now: int) -> None:
         """Take one frame of any kind that is meant for this window."""
+        self._course.silence.heard(now)
         slot = self._course.slots.find(header.request)
         reply = header.opcode == self.reply
         if slot < 0 or not (reply or header.opcode in _NOTICES):

@@ -5,15 +5,13 @@ looks at what leaves there. Only a process in the node's network namespace with 
 arrives from outside is never taken for one.
 """
 
-import ctypes
-import socket
-import struct
 from time import monotonic_ns
 
 import numpy as np
 from numpy.typing import NDArray
 
 from host_sdk.wire.links.base import EMPTY, LOCAL_PEER, FrameBatch, LinkStatistics
+from host_sdk.wire.links.classic_bpf import open_tap, outgoing_filter
 from host_sdk.wire.links.ethernet import HEADER_SIZE, format_mac
 from host_sdk.wire.links.mmsg import count_drops
 from host_sdk.wire.links.packet import PacketLink
@@ -24,53 +22,7 @@ _EVERY = 64  # receives of a busy link after which the door is looked at
 _IDLE_EVERY = 8  # and of one without frames, which is asked again at once while one waits at the door
 _OPEN_NS = 2_000_000_000  # how long it is looked whether an answer goes out by the door
 _MAC = (1 << 48) - 1
-_ETH_P_ALL = 3
-_SO_ATTACH_FILTER = 26
-_PACKET_OUTGOING = 4
 _LOCAL = np.uint64(LOCAL_PEER)
-# Of classic BPF: loads of a word, half-word and byte, a jump, an and, a return.
-_LD, _LDH, _LDB, _JEQ, _AND, _RET = 0x20, 0x28, 0x30, 0x15, 0x54, 0x06
-_PACKET_TYPE = 0xFFFF_F000 + 4
-_WHOLE = 0x4_0000
-
-
-def caller_filter(address: int, ethertype: int) -> bytes:
-    """Return the classic BPF program that takes outgoing frames for an address from others, locally administered."""
-    high, low = address >> 16, address & 0xFFFF
-    drop, take = 16, 15
-
-    def unless(at: int, value: int) -> tuple[int, int, int, int]:
-        return _JEQ, 0, drop - at - 1, value
-
-    code = [
-        *((_LDB, 0, 0, _PACKET_TYPE), unless(1, _PACKET_OUTGOING)),
-        *((_LDH, 0, 0, 12), unless(3, ethertype)),
-        *((_LD, 0, 0, 0), unless(5, high)),
-        *((_LDH, 0, 0, 4), unless(7, low)),
-        *((_LDB, 0, 0, 6), (_AND, 0, 0, 3), unless(10, 2)),
-        *((_LD, 0, 0, 6), (_JEQ, 0, take - 13, high)),
-        *((_LDH, 0, 0, 10), (_JEQ, drop - 15, 0, low)),
-        *((_RET, 0, 0, _WHOLE), (_RET, 0, 0, 0)),
-    ]
-    return b"".join(struct.pack("=HBBI", *line) for line in code)
-
-
-def open_door(interface: str, program: bytes) -> socket.socket:
-    """Return a packet socket on an interface that sees what a program lets through, outgoing frames included.
-
-    Raises:
-        OSError: The interface is gone, or CAP_NET_RAW is missing.
-    """
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-    try:
-        buffer = ctypes.create_string_buffer(program, len(program))
-        head = struct.pack("HL", len(program) // 8, ctypes.addressof(buffer))
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, head)
-        sock.bind((interface, _ETH_P_ALL))
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 class DoorLink:
@@ -90,7 +42,7 @@ class DoorLink:
         self.capacity, self.interface = link.capacity, link.interface
         self.parse_address, self.allocate, self.expect = link.parse_address, link.allocate, link.expect
         self.fileno, self.descriptors, self.wait = link.fileno, link.descriptors, link.wait
-        self._door = open_door(link.interface, caller_filter(link.address, ethertype))
+        self._door = open_tap(link.interface, outgoing_filter(link.address, ethertype))
         link.wait_also(self._door.fileno())
         self._header = link.address.to_bytes(6, "big") + ethertype.to_bytes(2, "big")
         self._stride = -(-(HEADER_SIZE + link.mtu) // 64) * 64
