@@ -50,6 +50,10 @@ class PeerNames:
         found = self._found  # replaced as a whole by the thread
         return list(dict.fromkeys((address, port) for host, port in self._peers for address in found[host]))
 
+    def texts(self) -> list[str]:
+        """Return :meth:`addresses` as people write them."""
+        return [f"{address}:{port}" for address, port in self.addresses()]
+
     def _is_looking(self) -> bool:
         return self._looking is not None and self._looking.is_alive()
 
