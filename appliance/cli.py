@@ -256,7 +256,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     option = parser.add_argument
     option("--flash", type=Path, help="directory that is the node's flash; by default one that ends with the node")
-    option("--link", default="auto", help=f"what carries frames: {', '.join(SPECS)} (auto)")
+    option(
+        "--link", default="auto", help=f"what carries frames: {', '.join(SPECS)}; IFACE {ANY}: whichever is up (auto)"
+    )
     access = "who may control it: those with a certificate, or anybody (mutual)"
     option("--access", default=MUTUAL, choices=(MUTUAL, OPEN), help=access)
     option("--credentials", type=Path, help="the device's identity, from 'napu ca device'; kept in the flash")
