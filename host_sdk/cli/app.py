@@ -6,6 +6,7 @@ from host_sdk.cli.attest import attest
 from host_sdk.cli.bench import bench
 from host_sdk.cli.ca import ca_app
 from host_sdk.cli.capture import capture
+from host_sdk.cli.cluster import cluster_app
 from host_sdk.cli.conformance import conformance
 from host_sdk.cli.demo import demo
 from host_sdk.cli.dissector import dissector_app
@@ -33,6 +34,7 @@ app.command()(demo)
 app.command()(discover)
 app.command()(infer)
 app.command()(load)
+app.add_typer(cluster_app, name="cluster")
 app.add_typer(pipelines_app, name="pipelines")
 app.command()(stats)
 app.command()(console)

@@ -23,7 +23,7 @@ from host_sdk.cli.output import (
     LinkOption,
     TargetOption,
     TimeoutOption,
-    client,
+    client_for,
     err,
     failures,
     out,
@@ -125,7 +125,7 @@ def load(
 
     Exit status 1 if any was lost or failed.
     """
-    with failures(as_json=as_json), client(link, target, lab, timeout, identity) as napu:
+    with failures(as_json=as_json), client_for(link, target, lab, timeout, identity) as napu:
         inputs = [read_input(file) for file in files]
         stop, tally = _Stop(), Tally()
         list(napu.infer_many(pipeline, inputs[:1], return_errors=True))  # opens sessions, which takes a while

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from host_sdk.access.identity import Identity
 from host_sdk.client import NapuClient
+from host_sdk.cluster.client import NapuCluster
 from host_sdk.lab.driver import RunningLab
 from host_sdk.lab.labs import all_labs, find_lab
 from host_sdk.lab.port import INTERFACE
@@ -28,6 +29,8 @@ EXIT_SILENT = 3
 
 IDENTITY = "NAPU_IDENTITY"  # names the directory of the identity where --identity does not
 INSIDE = "NAPU_INSIDE_LAB"  # names the lab whose host this process already is
+
+Opened = TypeVar("Opened", bound=NapuClient)
 
 _UNBROKEN = 1000  # columns where nobody looks at a screen: lines are not broken, so that grep and awk find them whole
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _UNBROKEN)
@@ -84,10 +87,38 @@ def client(
     Raises:
         NapuError: The lab is not up, the identity is none, or the link cannot be opened.
     """
+    with _opened(NapuClient, link, target, lab, (timeout, identity)) as opened:
+        yield opened
+
+
+@contextmanager
+def cluster(
+    link: str, target: list[str] | None, lab: str, timeout: float = 5.0, identity: Path | None = None
+) -> Iterator[NapuCluster]:
+    """Open a client of all appliances that are named, or that answer, as one; else as :func:`client`."""
+    with _opened(NapuCluster, link, target or None, lab, (timeout, identity)) as opened:
+        yield opened
+
+
+@contextmanager
+def client_for(
+    link: str, target: list[str] | None, lab: str, timeout: float = 5.0, identity: Path | None = None
+) -> Iterator[NapuClient]:
+    """Open a client for inferences: of a cluster, unless exactly one appliance is named."""
+    kind = NapuClient if target and len(target) == 1 else NapuCluster
+    with _opened(kind, link, target or None, lab, (timeout, identity)) as opened:
+        yield opened
+
+
+@contextmanager
+def _opened(
+    kind: type[Opened], link: str, target: list[str] | None, lab: str, asks: tuple[float, Path | None]
+) -> Iterator[Opened]:
+    timeout, identity = asks
     place = as_host(lab, link)
     directory = identity or os.environ.get(IDENTITY)
     who = Identity.load(directory) if directory else None
-    with NapuClient(place, target, timeout=Timeout(request=timeout, control=timeout), identity=who) as opened:
+    with kind(place, target, timeout=Timeout(request=timeout, control=timeout), identity=who) as opened:
         if isinstance(opened.link, PacketLink) and opened.link.behind_xdp:
             err.print(
                 "an XDP program runs on this interface; if it is that of another napu client, it takes all answers: "

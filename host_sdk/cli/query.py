@@ -15,6 +15,7 @@ from host_sdk.cli.output import (
     TimeoutOption,
     addresses,
     client,
+    client_for,
     failures,
     out,
     print_json,
@@ -72,7 +73,7 @@ def infer(
     Exit status 0 when all were answered; else that of the first that was not.
     """
     options = InferOptions(deadline, priority, once=once)
-    with failures(as_json=as_json), client(link, target, lab, timeout, identity) as napu:
+    with failures(as_json=as_json), client_for(link, target, lab, timeout, identity) as napu:
         items = [read_input(file) for file in files]
         answers = list(napu.infer_many(pipeline, items, options=options, return_errors=True))
     if as_json:
