@@ -27,7 +27,7 @@ from host_sdk.lab.lab import DEFAULT_TIMEOUT_S
 from host_sdk.lab.labs import DEFAULT_DRIVER, DOCKER, all_labs, find_lab, up_lab
 from host_sdk.lab.state import LabState, NodeState
 from host_sdk.lab.topology import Appliance, Topology, default_mac
-from host_sdk.wire.errors import ClosedError, ConfigError, NapuError
+from host_sdk.wire.errors import ClosedError, ConfigError, DeviceError, NapuError
 from host_sdk.wire.links.auto import default_interface, probe
 
 lab_app = typer.Typer(help="Labs of network namespaces or of containers.", no_args_is_help=True)
@@ -193,6 +193,8 @@ def status(as_json: JsonOption = False) -> None:
                 states[name] = lab.status()
             except ClosedError:
                 continue  # it was just taken down
+            except DeviceError as error:
+                err.print(f"napu: {error}", style="yellow", markup=False)
     faults = {
         name: {
             node.name: _shown_faults(labs[name], node)

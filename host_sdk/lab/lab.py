@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,8 @@ from host_sdk.wire.schema import ETHERTYPE
 
 DEFAULT_TIMEOUT_S: Final = 30.0
 _BUILD_S: Final = 30.0  # for all that is not waiting for nodes to serve; far more than it takes
+_STOP_TRIES: Final = 200
+_STOP_LOOK_S: Final = 0.01
 _DOWN_S: Final = 3.0  # the keeper gives its nodes 2
 _FAILURES: Final[dict[str, type[NapuError]]] = {
     cls.__name__: cls for cls in (DeviceError, LinkError, LinkPrivilegeError, NapuTimeoutError)
@@ -225,7 +228,12 @@ class Lab:
 
     def pause(self, node: str) -> None:
         """Stop a node's process and all that it has started; see :meth:`signal` for what is raised."""
-        signal_tree(self._node(node, running=True).pid, signal.SIGSTOP)
+        pid = self._node(node, running=True).pid
+        signal_tree(pid, signal.SIGSTOP)
+        for _ in range(_STOP_TRIES):
+            if is_stopped(pid):
+                break
+            time.sleep(_STOP_LOOK_S)
 
     def resume(self, node: str) -> None:
         """Let a paused node go on; see :meth:`signal` for what is raised."""

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from host_sdk.lab.process import ProcessIdentity
-from host_sdk.wire.errors import ConfigError
+from host_sdk.wire.errors import ConfigError, DeviceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,22 @@ class LabState:
 
     @classmethod
     def from_json(cls, text: str) -> "LabState":
-        """Read what :meth:`to_json` wrote."""
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            DeviceError: It is that of another version.
+        """
         data = json.loads(text)
-        data["keeper"] = ProcessIdentity(**data["keeper"]) if data["keeper"] else None
-        for key in ("hosts", "appliances"):
-            data[key] = tuple(NodeState(**{**node, "command": tuple(node["command"])}) for node in data[key])
-        return cls(**data)
+        try:
+            data["keeper"] = ProcessIdentity(**data["keeper"]) if data["keeper"] else None
+            for key in ("hosts", "appliances"):
+                data[key] = tuple(NodeState(**{**node, "command": tuple(node["command"])}) for node in data[key])
+            return cls(**data)
+        except (KeyError, TypeError):
+            name, keeper = data.get("name"), data.get("keeper")
+            raise DeviceError(
+                f"lab {name} was made by another version of napu; take it down with that, or end {keeper}"
+            ) from None
 
     def find(self, name: str, *, running: bool = False) -> NodeState:
         """Return the node of a name, hosts included.

@@ -155,7 +155,8 @@ def test_interrupted_at_any_moment_leaves_nothing_and_runs_again(tmp_path: Path,
         assert relatives()  # the mark is inherited, so that its absence later means something
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         _, errors = process.communicate(timeout=20)
-        assert process.returncode in ((130,) if number == signal.SIGINT else (-9,)), errors
+        # Where Ctrl-C comes while a dataclass is made, Python ends itself by the signal, to which a shell says 130 too.
+        assert process.returncode in ((130, -signal.SIGINT) if number == signal.SIGINT else (-9,)), errors
         assert "Traceback" not in errors
         assert not eventually_left()
         assert not (tmp_path / "napu-demo" / "capture.pcap").exists()  # it would be half of one

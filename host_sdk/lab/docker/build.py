@@ -81,11 +81,13 @@ def _await_serving(waiting: dict[str, Container], timeout_s: float, progress: Pr
         for name, container in list(waiting.items()):
             container.reload()
             state = container.attrs["State"]
-            if state["Status"] in ("exited", "dead") or container.attrs["RestartCount"]:
+            if state["Status"] in ("exited", "dead"):
                 tail = ContainerLog(container).tail(_TAIL_LINES)
                 how = f"ended with exit code {state['ExitCode']} before it served"
                 raise DeviceError(f"{name} {how}; its log ends:\n{tail}")
             if ContainerLog(container).announcement():
+                # Not before, so that one that cannot start is seen to end.
+                container.update(restart_policy={"Name": "on-failure"})
                 del waiting[name]
                 progress(f"{count - len(waiting)} of {count} appliances serve")
         if waiting and time.monotonic() > deadline:

@@ -208,7 +208,7 @@ class DockerLab:
         if there[: len(_OWN_COMMAND)] == _OWN_COMMAND:
             there[: len(_OWN_COMMAND)] = ["napu"]
         elif there[:1] == [sys.executable]:
-            there[0] = "python"
+            there[0] = "python-net-raw"
         with self._container(node, running=True) as container:
             return [sys.executable, "-m", "host_sdk.lab.docker.execute", str(container.name), "--", *there]
 

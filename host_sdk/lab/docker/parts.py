@@ -95,8 +95,7 @@ def appliance_settings(topology: Topology, appliance: Appliance) -> dict[str, An
     return common_settings(topology.name, appliance.name, APPLIANCE) | {
         "command": node_command(appliance),
         "hostname": appliance.name,
-        "volumes": volumes,
-        "restart_policy": {"Name": "on-failure"},
+        "volumes": volumes,  # and started again after a failure, from when it serves
         "network": network_name(topology.name),
         "mac_address": appliance.mac,
     }
