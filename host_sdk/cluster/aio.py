@@ -66,6 +66,7 @@ class AsyncNapuCluster(AsyncNapuClient):
         chosen.draining = True
         while self._core.load(chosen):
             await self._next_turn()
+        self._check()
 
     def undrain(self, member: str) -> None:
         """Give an appliance requests again."""

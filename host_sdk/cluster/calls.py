@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from host_sdk.cluster.members import Member
 
 _MOMENT_NS = 1_000_000  # that a deadline is not shortened for: alike headers are written together
+_MOST_OLD = 4096  # chunks that may yet be sent twice
 _PAUSE_NS = 20_000_000  # before the same appliance is asked again, where it does not say
 
 
@@ -95,14 +96,14 @@ class ClusterStream:
         self._block = encode_extensions(options.extensions) if options.extensions else b""
         self.name = name
         self.results: dict[int, Inference | NapuError] = {}
-        self._core, self._options = core, options
+        self._core, self._options, self._hedges = core, options, core.policy.hedges
         self._base = number << SEQUENCE_BITS
         self._following = 0
         self._plans: dict[int, Plan] = {}
         self._chunks: dict[int, _Chunk] = {}  # of what is under way, by sequence number
         self._twins: dict[int, _Chunk] = {}  # second copies
         self._waiting: list[_Waiting] = []
-        self._order: deque[_Chunk] = deque()  # those that may yet be sent twice, the oldest first
+        self._order: deque[_Chunk] = deque(maxlen=_MOST_OLD)  # those that may yet be sent twice, the oldest first
 
     def __len__(self) -> int:
         return len(self._chunks) + len(self._waiting) + len(self.results)
@@ -127,19 +128,21 @@ class ClusterStream:
 
     def take(self, number: int, answers: Answers, row: int) -> None:
         """Take what became of one item."""
-        chunk = self._chunks.get(number)
-        if chunk is None or (self._twins and number in self._twins and not self._decides(number, chunk, answers)):
+        chunk = self._chunks.pop(number, None)
+        if chunk is not None and number in self._twins:
+            chunk = self._decide(number, chunk, answers)
+        if chunk is None:
             return
-        chunk = self._chunks.pop(number)
         if answers.error is not None:
             self._failed(number, chunk, answers, answers.error)
             return
-        if answers.bodies.shape[1] == chunk.plan.layout.size:
-            self.results[number] = Inference(chunk.plan.layout, chunk.plan.address, answers, row)
+        plan = chunk.plan
+        size, right = answers.bodies.shape[1], plan.layout.size
+        if size == right:
+            self.results[number] = Inference(plan.layout, plan.address, answers, row)
         else:
-            size, right = answers.bodies.shape[1], chunk.plan.layout.size
             self.results[number] = RemoteProtocolError(f"answer of {size} bytes; its tensors have {right}")
-        if self._core.policy.hedges:
+        if self._hedges:
             self._core.took(self._core.now() - chunk.begun)
 
     def cancel(self, number: int) -> None:
@@ -155,6 +158,7 @@ class ClusterStream:
         for number in list(self._chunks):
             self.cancel(number)
         self._waiting.clear()
+        self._order.clear()
         self.results.clear()
 
     # ---- on the way out ------------------------------------------------------------------------------------------
@@ -189,7 +193,7 @@ class ClusterStream:
                 self._submit_to(member, [item], [number], begun, expires)
             return
         self._chunks.update(dict.fromkeys(sequence, chunk))
-        if self._core.policy.hedges:
+        if self._hedges:
             self._order.append(chunk)
             self._core.wake_at(self._hedge_at(chunk))
 
@@ -316,14 +320,13 @@ class ClusterStream:
             self._twins[number] = twin
             self._core.tally.hedged += 1
 
-    def _decides(self, number: int, chunk: _Chunk, answers: Answers) -> bool:
-        """Take news of one of two copies; return whether it settles the item, and not leaves it to the other."""
+    def _decide(self, number: int, chunk: _Chunk, answers: Answers) -> _Chunk | None:
+        """Take news of one of two copies; return that copy if it is answered, None where it is left to the other."""
         twin = self._twins.pop(number)
         first = answers.peer == chunk.route
         if answers.error is None:
             self._core.tally.hedges_won += not first
-            self._chunks[number] = chunk if first else twin
             self._core.engine.cancel(self._base + number)
-            return True
+            return chunk if first else twin
         self._chunks[number] = twin if first else chunk
-        return False
+        return None

@@ -169,7 +169,9 @@ class ClusterCore:
     def _is_over(self, member: Member, now: int) -> bool:
         health = member.health
         down_for = now - health.since_ns if health.state is HealthState.DOWN else 0
-        return down_for > ns(self.policy.forget_after) and not member.learning and not self._discovery.listed
+        return (
+            down_for > ns(self.policy.forget_after) and not member.learning and not self._discovery.names(member.peer)
+        )
 
     def _withdraw(self, member: Member, peer: int, reason: str) -> None:
         error, now = UncertainError(str(member), reason), self.engine.now()
@@ -316,7 +318,8 @@ class ClusterCore:
             if event.error is None:
                 member = self._routes.get(event.peer)
                 if member:
-                    member.latency.observe(float(event.latency_ns.mean()), self.engine.now())
+                    mean = float(np.add.reduce(event.latency_ns)) / len(event)
+                    member.latency.observe(mean, self.engine.now())
             self.streams.take(event)
             return True
         if isinstance(event, Announced) and self._discovery.knows(event.token):

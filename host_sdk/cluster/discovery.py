@@ -52,6 +52,10 @@ class Discovery:
         """How many are named."""
         return len(self._keys)
 
+    def names(self, peer: int) -> bool:
+        """Return whether an appliance is named now."""
+        return peer in self._keys
+
     def silent(self, seen: set[int]) -> list[str]:
         """Return the addresses that are named and not among the peers seen."""
         return [address for key, address in self._keys.items() if key not in seen]

@@ -22,7 +22,7 @@ class ClusterPolicy:
         quiet: Silence of an appliance after which it is asked for a sign of life.
         suspect_after: Timeouts in a row without a word, after which an appliance gets nothing new.
         down_after: Timeouts in a row after which what it had goes elsewhere.
-        forget_after: How long an appliance that was found by broadcast is remembered when it is down.
+        forget_after: How long an appliance that is not listed, or no more, is remembered when it is down.
     """
 
     strict: bool = False

@@ -24,11 +24,11 @@ from tests.rig.tiny_models import doubler
 FLOATS = 64
 
 
-def rate(client: NapuClient, requests: int) -> float:
-    """Return answers a second."""
-    item, began = np.zeros((1, FLOATS), "<f4"), time.perf_counter()
+def rate(client: NapuClient, requests: int) -> tuple[float, float]:
+    """Return answers a second, and µs of processor time that the client took for each."""
+    item, began, used = np.zeros((1, FLOATS), "<f4"), time.perf_counter(), time.process_time()
     answers = sum(isinstance(answer, Inference) for answer in client.infer_many("small", [item] * requests))
-    return answers / (time.perf_counter() - began)
+    return answers / (time.perf_counter() - began), (time.process_time() - used) / answers * 1e6
 
 
 def main() -> None:
@@ -45,19 +45,19 @@ def main() -> None:
             package = tensor_package("small", doubler((1, FLOATS)), batch=32)
             plain.control("pipeline.install", target=address, package=package)
         cluster = stack.enter_context(NapuCluster("udp:127.0.0.1:0", addresses))
-        rates: list[tuple[float, float]] = []
+        turns: list[list[tuple[float, float]]] = []
         for turn in range(options.turns + 1):
-            first, second = (plain, cluster) if turn % 2 else (cluster, plain)
-            begun, ended = rate(first, options.requests), rate(second, options.requests)
-            pair = (begun, ended) if turn % 2 else (ended, begun)
-            rates += [pair] if turn else []  # the first warms up
+            order = (plain, cluster) if turn % 2 else (cluster, plain)
+            measured = {client: rate(client, options.requests) for client in order}
+            turns += [[measured[plain], measured[cluster]]] if turn else []  # the first warms up
         moved = cluster.tally.moved
-    for name, each in zip(("NapuClient", "NapuCluster"), zip(*rates, strict=True), strict=True):
-        sys.stdout.write(f"{name:12} {statistics.median(each):8.0f}/s  ({min(each):.0f} to {max(each):.0f})" + "\n")
-    ratios = [second / first for first, second in rates]
-    sys.stdout.write(
-        f"ratio        {statistics.median(ratios):8.3f}    ({min(ratios):.3f} to {max(ratios):.3f}); {moved} moved\n"
-    )
+    for index, name in enumerate(("NapuClient", "NapuCluster")):
+        rates, used = zip(*(turn[index] for turn in turns), strict=True)
+        text = f"{statistics.median(rates):8.0f}/s ({min(rates):.0f} to {max(rates):.0f})"
+        sys.stdout.write(f"{name:12}{text}, {statistics.median(used):.1f} µs of processor time for each\n")
+    ratios = [cluster[0] / plain[0] for plain, cluster in turns]
+    text = f"{statistics.median(ratios):8.3f}   ({min(ratios):.3f} to {max(ratios):.3f})"
+    sys.stdout.write(f"{'ratio':12}{text}; {moved} moved\n")
 
 
 if __name__ == "__main__":
