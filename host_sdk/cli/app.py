@@ -16,7 +16,6 @@ COMMANDS: Final = {
     "load": "load:load",
     "cluster": "cluster:cluster_app",
     "pipelines": "query:pipelines_app",
-    "cluster": "cluster:cluster_app",
     "stats": "query:stats",
     "console": "manage:console",
     "status": "manage:status",
