@@ -22,8 +22,9 @@ from appliance.board.fuses import Fuses, Lifecycle
 from appliance.board.nor import Nor
 from appliance.captured import add_capture_options, captured, tell_capture
 from appliance.clock import WallClock
-from appliance.device import POLL_MODES, Device, DeviceOptions
+from appliance.device import MAX_QUEUED_BYTES, POLL_MODES, Device, DeviceOptions
 from appliance.dla.backends import BACKENDS
+from appliance.memory import bounded
 from appliance.pipelines.manifest import parse_manifest
 from appliance.pipelines.package import MANIFEST_NAME, pack_directory
 from appliance.profile import Profile, available_profiles, load_profile
@@ -159,6 +160,14 @@ def configuration(arguments: argparse.Namespace, hardware: Profile, policy: Poli
     }
 
 
+def own_id(spec: str, link: Link, flash: Flash) -> str:
+    """Return the identity of a device without a certificate; empty where its link's address will do.
+
+    Over UDP many nodes may be bound to the same address, each on a machine of its own, and any interface's may change.
+    """
+    return flash.read(DEVICE_OBJECT).decode() if link.kind == "udp" or spec.endswith(f":{ANY}") else ""
+
+
 def factory_pipelines() -> list[Path]:
     """Return the directories of the pipelines that ship with the project."""
     with resources.as_file(resources.files("appliance.models")) as models:
@@ -247,7 +256,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     option = parser.add_argument
     option("--flash", type=Path, help="directory that is the node's flash; by default one that ends with the node")
-    option("--link", default="auto", help=f"what carries frames: {', '.join(SPECS)} (auto)")
+    option(
+        "--link", default="auto", help=f"what carries frames: {', '.join(SPECS)}; IFACE {ANY}: whichever is up (auto)"
+    )
     access = "who may control it: those with a certificate, or anybody (mutual)"
     option("--access", default=MUTUAL, choices=(MUTUAL, OPEN), help=access)
     option("--credentials", type=Path, help="the device's identity, from 'napu ca device'; kept in the flash")
@@ -256,6 +267,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--poll", default="adaptive", help=f"how it waits for frames: {', '.join(POLL_MODES)} (adaptive)")
     threads = "DLA cores that run at once, a thread for each; 1 is on the dataplane's (1)"
     option("--dla-threads", type=_count, default=1, help=threads)
+    memory = "MiB that the node may take: what waits in it is bounded accordingly; by default, what its container may"
+    option("--memory", type=int, default=0, metavar="MIB", help=memory)
     faults = "damage to do to frames that arrive: loss=5%%,duplicate=2%%,reorder=5%%,delay=1ms,…"
     option("--faults-in", default="", help=faults)
     option("--faults-out", default="", help="damage to do to frames that are sent")
@@ -289,6 +302,7 @@ def node(arguments: argparse.Namespace) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     hardware, user = load_profile(arguments.profile), find_user(arguments.firmware_user)
+    hardware, queued_bytes = bounded(hardware, MAX_QUEUED_BYTES, arguments.memory)
     with ExitStack() as stack:
         directory = arguments.flash or Path(stack.enter_context(TemporaryDirectory(prefix="napu-flash-")))
         directory.mkdir(parents=True, exist_ok=True)
@@ -303,10 +317,7 @@ def node(arguments: argparse.Namespace) -> None:
         _log.log(logging.WARNING if arguments.access == OPEN else logging.INFO, "access: %s", arguments.access)
         choice = open_link(arguments.link, node=True)
         _log.info("link: %s", choice.reason)
-        # Over UDP many nodes may be bound to the same address, each on a machine of its own; any interface's changes.
-        unstable = choice.link.kind == "udp" or arguments.link.endswith(f":{ANY}")
-        own_id = store.read(DEVICE_OBJECT).decode() if unstable else ""
-        device_id = certified or own_id
+        device_id = certified or own_id(arguments.link, choice.link, store)
         key, facts = open_device_key(store), configuration(arguments, hardware, policy, choice.link)
         if certified:
             facts["authority"] = authority_of(store)
@@ -317,6 +328,7 @@ def node(arguments: argparse.Namespace) -> None:
             device_id,
             dla_threads=arguments.dla_threads,
             mutual=arguments.access == MUTUAL,
+            queued_bytes=queued_bytes,
         )
         damaged = _damaged(choice.link, arguments)
         wire, capture = damaged, None

@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # ciphers take memory that an open appliance can do without
 
 # How long the dataplane looks for more frames, in ns, before it sleeps.
 POLL_MODES = {"block": 0, "adaptive": 200_000, "busy": float("inf")}
-MAX_QUEUED_BYTES = 256 * 1024 * 1024  # memory that the queue of one pipeline may take
+MAX_QUEUED_BYTES = 256 * 1024 * 1024  # memory that the queue of one pipeline may take, if nothing limits the node's
 
 
 class FirmwareWay:
@@ -88,6 +88,7 @@ class DeviceOptions:
             processor.
         mutual: Whether access is mutual: frames can come sealed, and must where a pipeline does not say otherwise.
         tap: Who is shown what passes within the dataplane; None for nobody.
+        queued_bytes: Memory that the requests that wait for one pipeline may take.
     """
 
     name: str = ""
@@ -98,6 +99,7 @@ class DeviceOptions:
     dla_threads: int = 1
     mutual: bool = False
     tap: Tap | None = None
+    queued_bytes: int = MAX_QUEUED_BYTES
 
 
 class Device:
@@ -277,7 +279,9 @@ class Device:
             old = self._state.table.named(compiled.manifest.name)
             sealed = self._demands_seal(compiled.manifest)
             pipeline = replace(compiled, handle=self._state.table.next_handle(old))
-            depth = max(1, min(self._profile.limits.queue_depth, MAX_QUEUED_BYTES // max(1, pipeline.max_body)))
+            depth = max(
+                1, min(self._profile.limits.queue_depth, self._options.queued_bytes // max(1, pipeline.max_body))
+            )
             more = range(1, self._options.dla_threads)
             others = tuple(replace(pipeline, accelerator=pipeline.accelerator.copy()) for _ in more)
             weights = self._state.tenants.weights

@@ -49,7 +49,7 @@ class Firmware:
         self._seals = SealWatch(hal) if self._services.access.mode != OPEN else None
         self._control = Control(self._services)
         self._gate = _make_gate(self._control, self._services.access, clock, wall)
-        self._answers: OrderedDict[tuple[int, int], tuple[Status, bytes]] = OrderedDict()  # by peer and request
+        self._answers: OrderedDict[tuple[int, int, int], tuple[Status, bytes]] = OrderedDict()
         self._unsent: Letter | None = None
         self._stopping = False
         self._clock = clock
@@ -129,8 +129,11 @@ class Firmware:
         return reply(letter, Status.UNKNOWN_OPCODE, f"this firmware does not serve opcode {opcode:#04x}".encode())
 
     def _once(self, letter: Letter) -> tuple[Status, bytes]:
-        """Carry out an operation, or repeat the answer to one that was sent again because it took its time."""
-        key = (letter.peer, letter.message.header.request)
+        """Carry out an operation, or repeat the answer to one that was sent again because it took its time.
+
+        A copy has the same body: one that was damaged where its CRC does not show it has another.
+        """
+        key = (letter.peer, letter.message.header.request, hash(letter.message.body))
         if key in self._answers:
             return self._answers[key]
         answer = self._gate.handle(letter.peer, letter.message.body)

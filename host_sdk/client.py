@@ -144,7 +144,7 @@ class NapuClient:
             data: Encoded media as bytes; or the input tensor as an array, or as its raw bytes.
             deadline: Seconds after its arrival at which the appliance shall no longer begin it.
             priority: 0 to 255; higher goes first.
-            crc: Whether request and reply carry a CRC-32C, end to end.
+            crc: Whether request and reply carry a CRC-32C, end to end; those of class *once* always do.
             trailer: Whether the answer says how it was made.
             once: Whether it is executed at most once, however often it is sent.
 

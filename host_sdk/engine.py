@@ -20,6 +20,8 @@ from host_sdk.wire.exchange.requester import Requester
 from host_sdk.wire.header import Header
 from host_sdk.wire.links.auto import open_link
 from host_sdk.wire.links.base import BURST, Link
+from host_sdk.wire.links.names import expand
+from host_sdk.wire.links.udp import UdpLink
 from host_sdk.wire.schema import MAX_TENANT
 
 Now = Callable[[], int]
@@ -204,7 +206,8 @@ def connect(
 ) -> tuple[Engine, list[int]]:
     """Open a link and make an engine on it; return it with the peer keys of the targets.
 
-    On a link that is ``sealed``, inferences go to the virtual peers of keys.
+    Over UDP, a name that has several addresses stands for as many targets. On a link that is ``sealed``, inferences
+    go to the virtual peers of keys.
 
     Raises:
         LinkError: The link cannot be opened.
@@ -216,7 +219,8 @@ def connect(
     sessions = [_read_ticket(ticket) for ticket in tickets]
     opened = open_link(link, port=0, peers=addresses).link if isinstance(link, str) else link
     try:
-        targets = [opened.parse_address(address) for address in addresses]
+        named = expand(addresses) if opened.kind == UdpLink.kind else addresses
+        targets = [opened.parse_address(address) for address in named]
     except ConfigError:
         if opened is not link:
             opened.close()

@@ -49,7 +49,7 @@ class InferOptions:
     Attributes:
         deadline: Seconds after its arrival at which the appliance shall no longer begin it; None is never.
         priority: 0 to 255; higher goes first.
-        crc: Whether request and reply carry a CRC-32C, end to end.
+        crc: Whether request and reply carry a CRC-32C, end to end; those of class *once* always do.
         trailer: Whether the reply says how it was made.
         once: Whether it is executed at most once, however often it is sent; else, at least once if it is answered.
         extensions: What the request carries besides, as :mod:`host_sdk.wire.trace_context`. Appliances take requests
@@ -75,7 +75,7 @@ class InferOptions:
         if self.deadline is not None and not 1 <= deadline < 1 << 32:
             raise ConfigError(f"deadline of {self.deadline} s; it must be 1 µs to 4294 s")
         chosen = (
-            (self.crc, Flag.CRC),
+            (self.crc or self.once, Flag.CRC),
             (self.trailer, Flag.TRAILER),
             (self.once, Flag.ONCE),
             (self.extensions, Flag.EXTENSION),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from appliance.dataplane.grants import GrantTable
 
 _CRC, _TRAILER, _ONCE, _NEW = int(Flag.CRC), int(Flag.TRAILER), int(Flag.ONCE), int(SlotState.NEW)
+_ONCE_CRC = _ONCE | _CRC
 _RELEASED = int(SlotState.RELEASED)  # of copies in this state or the one behind it, OUTDATED, nothing is known any more
 
 
@@ -81,6 +82,11 @@ class Admitter:
             self._refusals.batch(strangers.peers, strangers.headers, Status.UNKNOWN_SESSION)
             arrivals = arrivals.take(known)
         slots = arrivals.headers["session"].astype(np.int64) & SLOT_MASK
+        bare = (arrivals.headers["flags"] & _ONCE_CRC == _ONCE) & self._state.sessions.checked[slots]
+        if bare.any():  # their flag CRC was damaged, which would find the damage
+            damaged = arrivals.take(bare)
+            self._refusals.batch(damaged.peers, damaged.headers, Status.MALFORMED)
+            arrivals, slots = arrivals.take(~bare), slots[~bare]
         arrivals, slots, places, doubles = self._new(arrivals, slots)
         handles = arrivals.headers["pipeline"]
         for handle in sorted(set(handles.tolist())):  # nearly always one; np.unique would first import numpy.ma

@@ -14,7 +14,7 @@ LAST_ID = (1 << 64) - 1
 SESSION_SHARE = 0.25  # part of the budget that the long answers of one session may take
 LONG_OVERHEAD = 512  # bytes that a long answer costs besides its own: objects and a dictionary's entry
 # What stands in place of an answer's size.
-PENDING, LONG, RELEASED, COLLECTING = 0, -1, -2, -3
+PENDING, LONG, RELEASED = 0, -1, -2
 
 
 class _Pool:
@@ -124,7 +124,7 @@ class AnswerWindows:
         return places if bool((held < ids).all()) and bool((ids[1:] > ids[:-1]).all()) else None
 
     def states(self, places: NDArray[np.int64], ids: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        """Return the SlotState of each id, uint8 [n]; of one that is being collected it is NEW."""
+        """Return the SlotState of each id, uint8 [n]."""
         held, sizes = self.ids[places], self.sizes[places]
         states = np.full(len(places), SlotState.NEW, np.uint8)
         states[held > ids] = SlotState.OUTDATED
@@ -136,11 +136,11 @@ class AnswerWindows:
         return states
 
     def state(self, place: int, number: int) -> SlotState:
-        """Return the SlotState of one id; of one that is being collected it is NEW."""
+        """Return the SlotState of one id."""
         held, size = int(self.ids[place]), int(self.sizes[place])
         if held != number:
             return SlotState.OUTDATED if held > number else SlotState.NEW
-        special = {PENDING: SlotState.PENDING, RELEASED: SlotState.RELEASED, COLLECTING: SlotState.NEW}
+        special = {PENDING: SlotState.PENDING, RELEASED: SlotState.RELEASED}
         return special.get(size, SlotState.ANSWERED)
 
     def highest(self, slot: int) -> int:
@@ -185,7 +185,7 @@ class AnswerWindows:
         self.held -= self._reserved.pop(place, 0)
 
     def take(self, slots: NDArray[np.int64], places: NDArray[np.int64], ids: NDArray[np.uint64], size: int) -> None:
-        """Give places to new ids; what they held is forgotten. ``size`` is PENDING or COLLECTING."""
+        """Give places to new ids; what they held is forgotten. ``size`` is PENDING."""
         self._used[slots] = True
         if self._long:
             for place in self._long.keys() & set(places.tolist()):

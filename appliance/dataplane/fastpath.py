@@ -90,7 +90,9 @@ class FastPath:
         bodies, peer = flow.bodies, int(batch.peers[0])
         if not first and not flow.loaded.pipeline.manifest.max_delay_us:
             whole = bodies.count(batch, words)
-            served = self._answer(flow, batch, words, whole, now) if whole else 0
+            ids = words[: whole * bodies.fragments : bodies.fragments, 1].byteswap()
+            begun = self._landing.begun(flow.slot, ids)  # parts of them came before
+            served = self._answer(flow, batch, words, whole, now) if whole and not begun else 0
             if served:
                 return served
         run = Run(flow.header, flow.slot, flow.loaded, peer, batch, now)

@@ -16,7 +16,7 @@ from appliance.dataplane.table import Loaded
 from host_sdk.wire.errors import FrameError
 from host_sdk.wire.header import Header, decode_header
 from host_sdk.wire.links.base import BROADCAST, FrameBatch, Link
-from host_sdk.wire.message import fragment_size_for
+from host_sdk.wire.message import fragment_size_for, is_bare
 from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, TRAILER, Flag, Opcode, Status
 
 MAX_FLOWS = 4096
@@ -130,6 +130,8 @@ class Flows:
         loaded = self._state.table.get(header.pipeline)
         known, limit = self._state.sessions.lookup(np.array([header.session]), batch.peers[:1], self._clock.now_ns())
         if loaded is None or not known[0] or not self._entitled(header.session & SLOT_MASK, peer, loaded):
+            return None
+        if is_bare(header) and self._state.sessions.checked[header.session & SLOT_MASK]:
             return None
         if loaded.pipeline.manifest.max_delay_us and header.fragments == 1:
             return None

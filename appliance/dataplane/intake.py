@@ -121,7 +121,7 @@ class Intake:
         short = arrivals.sizes < 0  # no room for the CRC that the flag announces
         if short.any():
             torsos = arrivals.take(short)
-            self._refusals.batch(torsos.peers, torsos.headers, Status.MALFORMED)
+            self._refusals.batch(torsos.peers, torsos.headers, Status.BAD_CRC)
             arrivals, crc = arrivals.take(~short), crc[~short]
         index = np.flatnonzero(crc)
         ends = arrivals.starts[index] + arrivals.sizes[index]

@@ -1,8 +1,9 @@
 """Where requests of many frames land: each fragment is written straight into the row of the queue that it waits in.
 
 Only *once* requests for pipelines that take a tensor land here, whose size is known beforehand; all others go through
-the reassembler. A row, and one of the session's credits, is taken by the first fragment that arrives. What is done,
-is done once for all fragments of a request that a batch brings in order, which is nearly always all of them.
+the reassembler. A row, and one of the session's credits, is taken by the first fragment that arrives; the place among
+the answers not before the request is whole and sound, as its id may have been damaged on the way. What is done, is done
+once for all fragments of a request that a batch brings in order, which is nearly always all of them.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.clock import Clock
-from appliance.dataplane.answers import COLLECTING, PENDING
+from appliance.dataplane.answers import PENDING
 from appliance.dataplane.copies import Copies
 from appliance.dataplane.queue import JOB_DTYPE, NEVER
 from appliance.dataplane.refusal import Refusals
@@ -179,15 +180,17 @@ class Landing:
         answers = self._state.answers
         place = answers.place(run.slot, number)
         landed = self._unfinished.get(place)
+        if int(answers.ids[place]) >= number:
+            if landed and landed.number <= number:
+                self._give_up(landed)
+            self._copies.known(run.peer, replace(run.header, request=number, fragment=0), place, count)
+            return None
         if landed and landed.number == number:
             if landed.shared is run.header or _alike(landed.shared, run.header):
                 return landed
             self._conflict(landed)
             return None
-        if int(answers.ids[place]) >= number:
-            self._copies.known(run.peer, replace(run.header, request=number, fragment=0), place, count)
-            return None
-        if landed:  # its requester has gone on
+        if landed:  # its requester has gone on, or its id was damaged
             self._give_up(landed)
         return self._begin(run, number, place)
 
@@ -205,7 +208,6 @@ class Landing:
             self._refusals.one(run.peer, header, Status.BUSY, retry_after=run.loaded.retry_after)
             return None
         sessions.outstanding[run.slot] += 1
-        self._state.answers.take_one(run.slot, place, number, COLLECTING)
         row = int(rows[0])
         data = queue.store[row]
         landed = Landed(run.loaded, run.header, number, run.peer, run.slot, place, row, data, run.now, run.now)
@@ -271,7 +273,7 @@ class Landing:
                 self._refusals.one(landed.peer, landed.header, Status.BAD_CRC)
                 return False
         del self._unfinished[landed.place]
-        self._state.answers.sizes[landed.place] = PENDING
+        self._state.answers.take_one(landed.slot, landed.place, landed.number, PENDING)
         return True
 
     # ---- whole requests ------------------------------------------------------------------------------------------
@@ -306,13 +308,18 @@ class Landing:
         del self._unfinished[landed.place]
         landed.loaded.queue.release(np.array([landed.row]))
         self._state.sessions.give_back(np.array([landed.slot]))
-        self._state.answers.leave(np.array([landed.place]), np.array([landed.number], np.uint64))
 
     def _conflict(self, landed: Landed) -> None:
         """Give up an unfinished request whose fragments contradict each other, and say so."""
         header = landed.header
         self._give_up(landed)
         self._refusals.one(landed.peer, header, Status.FRAGMENT_CONFLICT, CONFLICT)
+
+    def begun(self, slot: int, ids: NDArray[np.uint64]) -> bool:
+        """Return whether something has landed where any of these requests of a session would."""
+        return bool(self._unfinished) and not self._unfinished.keys().isdisjoint(
+            self._state.answers.places(slot, ids).tolist()
+        )
 
     def contradicted(self, header: Header, place: int) -> bool:
         """Give up the unfinished request of a fragment whose header differs from its own; return whether there was."""

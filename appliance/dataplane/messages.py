@@ -21,7 +21,7 @@ from host_sdk.wire.exchange.reassembly import Taken, Whole
 from host_sdk.wire.exchange.states import SlotState
 from host_sdk.wire.header import Header, check_length, decode_header, vector_header
 from host_sdk.wire.links.base import SEALED_PEER, FrameBatch, Link
-from host_sdk.wire.message import Message, check_flags, decode_message, encode_message, fragment_size_for
+from host_sdk.wire.message import Message, check_flags, decode_message, encode_message, fragment_size_for, is_bare
 from host_sdk.wire.schema import (
     FIRST_FRAGMENTS,
     HEADER_SIZE,
@@ -154,6 +154,9 @@ class Messages:
         if not self._state.sessions.find(header.session, peer, now):
             self._rooms.refusals.one(peer, header, Status.UNKNOWN_SESSION)
             return count
+        if is_bare(header) and self._state.sessions.checked[header.session & SLOT_MASK]:
+            self._rooms.refusals.one(peer, header, Status.MALFORMED, "in this session flag ONCE needs flag CRC")
+            return count
         if header.flags & Flag.ONCE:
             place = self._answers.place(header.session & SLOT_MASK, header.request)
             if self._answers.state(place, header.request) != SlotState.NEW:
@@ -284,7 +287,8 @@ class Messages:
             return f"tenant is a text of at most {MAX_TENANT} bytes"
         if message.header.request >= 1 << 62:
             return "the id of an OPEN is less than 2^62"
-        wanted = Opening(peer, message.header.request, size, fragments, self._state.tenants.index(tenant), resume)
+        index, checked = self._state.tenants.index(tenant), bool(message.header.flags & Flag.CRC)
+        wanted = Opening(peer, message.header.request, size, fragments, index, resume, checked=checked)
         return self._state.grants.limited(wanted) if self._state.grants else wanted
 
     def expire(self, now: int) -> None:

@@ -14,7 +14,7 @@ from host_sdk.wire.errors import FrameError
 from host_sdk.wire.exchange.arrived import Arrived
 from host_sdk.wire.exchange.states import SLOT_RULES, SlotAction, SlotEvent
 from host_sdk.wire.header import Header
-from host_sdk.wire.message import Message
+from host_sdk.wire.message import Message, is_bare
 from host_sdk.wire.schema import MAX_ARRIVED_BITS, DropReason, Flag, Opcode, Status
 
 
@@ -44,7 +44,9 @@ class Notices:
         """Take one notice that was counted as accepted."""
         header = message.header
         known = self._state.sessions.find(header.session, peer, now)
-        if header.opcode == Opcode.RESEND:
+        if known and is_bare(header) and self._state.sessions.checked[header.session & SLOT_MASK]:
+            self._state.counters.move(DropReason.NOT_KNOWN)
+        elif header.opcode == Opcode.RESEND:
             self._resend(peer, message, known)
         elif not known or header.opcode not in (Opcode.CANCEL, Opcode.SETTLE):
             self._state.counters.move(DropReason.NOT_KNOWN)

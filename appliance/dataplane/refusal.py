@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from appliance.dataplane.replies import ReplyWriter, reply_headers
 from appliance.dataplane.state import State
 from host_sdk.wire.header import Header
-from host_sdk.wire.message import Message
-from host_sdk.wire.schema import MAX_DETAIL, MAX_FRAGMENT_SIZE, REPLY_BIT, Flag, Opcode, Status
+from host_sdk.wire.message import Extension, Message, encode_extensions
+from host_sdk.wire.schema import MAX_DETAIL, MAX_FRAGMENT_SIZE, REFUSED_HEADER, REPLY_BIT, Flag, Opcode, Status
 
 
 class Refusals:
@@ -43,9 +43,18 @@ class Refusals:
         self._replies.batch(peers, headers, np.zeros((len(peers), 0), np.uint8))
 
     def one(self, peer: int, request: Header, status: Status, detail: str = "", retry_after: int = 0) -> None:
-        """Refuse one request with a sentence."""
+        """Refuse one request with a sentence.
+
+        One of several fragments may have been damaged on the way, which only its CRC shows, when it is whole: so its
+        requester is told which header was refused.
+        """
         header = answer_header(request, status, self._state.credits, retry_after)
-        self._replies.message(peer, Message(header, sentence(detail)), MAX_FRAGMENT_SIZE)
+        if request.fragments == 1 or not request.flags & Flag.CRC:
+            self._replies.message(peer, Message(header, sentence(detail)), MAX_FRAGMENT_SIZE)
+            return
+        refused = Extension(REFUSED_HEADER, request.encode())
+        body = sentence(detail, MAX_DETAIL - len(encode_extensions((refused,))))
+        self._replies.message(peer, Message(header, body, (refused,)), MAX_FRAGMENT_SIZE)
 
 
 def refusal_headers(requests: NDArray[np.void], status: Status, credit: int) -> NDArray[np.void]:

@@ -33,6 +33,7 @@ class Opening:
         holder: Index in the grant table; 0 for who came without a key.
         share: Per cent of a session's credits that it gets.
         resume: Session that it wants to go on with, 0 for none.
+        checked: Whether the OPEN had a CRC, so that *once* requests have to have one.
     """
 
     peer: int
@@ -43,6 +44,7 @@ class Opening:
     resume: int = 0
     holder: int = 0
     share: int = WHOLE
+    checked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class SessionTable:
         tenants: Index of each session's tenant, uint16.
         holders: Index of whom each session's key was granted to, uint16; 0 for none.
         shares: Per cent of the credits that each session gets, uint8.
+        checked: Whether each session's *once* requests have to have a CRC, bool.
         outstanding: Requests admitted and not answered, int32.
         granted: Credits that every session is granted now.
         allowed: Requests that a session may have outstanding now: what is granted, or what was until a moment ago.
@@ -97,6 +100,7 @@ class SessionTable:
         self.tenants = np.zeros(capacity, np.uint16)
         self.holders = np.zeros(capacity, np.uint16)
         self.shares = np.full(capacity, WHOLE, np.uint8)
+        self.checked = np.zeros(capacity, np.bool_)
         self.outstanding = np.zeros(capacity, np.int32)
         self._free = np.zeros(capacity, np.uint16)  # a stack
         self._free_count = 0
@@ -155,6 +159,7 @@ class SessionTable:
     def _describe(self, slot: int, opening: Opening) -> None:
         self.fragment_sizes[slot], self.reply_fragments[slot] = opening.fragment_size, opening.fragments
         self.tenants[slot], self.holders[slot], self.shares[slot] = opening.tenant, opening.holder, opening.share
+        self.checked[slot] = opening.checked
 
     def _found(self, slot: int, now: int) -> Opened:
         self._used[slot] = now

@@ -162,7 +162,7 @@ class Generator:
 
     def _ask(self, bodies: NDArray[np.uint8]) -> list[bytes]:
         """Return the answers to requests that are outstanding at once."""
-        tokens = self._sender.submit(bodies, Flag.ONCE)
+        tokens = self._sender.submit(bodies, Flag.ONCE | Flag.CRC)
         found: dict[int, bytes] = {}
         end = self._clock() + 2 * _TIMEOUT_NS
         while len(found) < len(bodies) and self._clock() < end:

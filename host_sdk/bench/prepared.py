@@ -76,7 +76,8 @@ class PreparedWindow:
         """Open a session; return its number and what OPENED says."""
         number = self._clock() & (1 << 61) - 1
         header, payload = encode_message(
-            Message(Header(Opcode.OPEN, number, int(Flag.CRC)), msgpack.packb({"fragment_size": fragment_size})),
+            # Without CRC, as what is asked in the session.
+            Message(Header(Opcode.OPEN, number), msgpack.packb({"fragment_size": fragment_size})),
             fragment_size,
         )
         (pdu,) = fragment_frames(header, payload)

@@ -30,7 +30,9 @@ from host_sdk.wire.schema import (
 Key = tuple[int, int, int, int]  # requester, responder, session (0 for OPEN), request
 
 # Answers after which the same request is sent again: they do not end it.
-PAUSING = frozenset((Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, Status.BAD_CRC))
+PAUSING = frozenset(
+    (Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, Status.BAD_CRC, Status.FRAGMENT_CONFLICT)
+)
 _RETRY_NS = RETRY_AFTER_UNIT_US * 1000
 _EVERYBODY = 0xFFFFFFFF  # of IPv4
 _SEALED = int(Flag.SEALED)
@@ -89,6 +91,7 @@ class Analysis:
         self._open: OrderedDict[Key, _Open] = OrderedDict()
         self._broadcast: dict[tuple[int, int], Key] = {}  # requester and request of a DISCOVER to everybody
         self._sealed: dict[tuple[int, int], Key] = {}  # session and request of one that came sealed
+        self._answered_sent: dict[tuple[int, int], int] = {}  # by both ends: when the latest was sent that is answered
         self.malformed: Counter[DropReason] = Counter()
         self.strays = 0
 
@@ -135,7 +138,8 @@ class Analysis:
         key = (seen.source, seen.destination, seen.session, seen.request)
         entry = self._open.get(key)
         if entry is None:
-            if is_notice(seen.opcode):
+            # One from a responder to its requester was an answer, before its opcode was damaged.
+            if is_notice(seen.opcode) or (seen.damaged and (seen.destination, seen.source) in self._answered_sent):
                 self.strays += 1
                 return
             entry = self._follow(key, seen)
@@ -188,8 +192,10 @@ class Analysis:
         elif now == before:  # at a tap all frames of a batch have one time, which says nothing of when they arrived
             self._note(entry.history, Event(now, Kind.RETRANSMITTED, where, 0, Cause.TOGETHER))
         else:
-            cause = Cause.MISSING if course.missed(fragment) and entry.why == Cause.TIMEOUT else entry.why
-            self._note(entry.history, Event(now, Kind.RETRANSMITTED, where, now - before, cause))
+            self._note(
+                entry.history,
+                Event(now, Kind.RETRANSMITTED, where, now - before, self._cause(entry, course, fragment, now)),
+            )
         if len(course.seen) < self._limits.fragments:
             course.seen[fragment] = now
         course.highest = max(course.highest, fragment)
@@ -197,6 +203,20 @@ class Analysis:
             # The whole message is sent anew: only its first fragment is told of, the others begin again.
             course.seen = {fragment: now}
             course.highest, course.told, entry.why = fragment, None, Cause.TIMEOUT
+
+    def _cause(self, entry: _Open, course: _Course, fragment: int, now: int) -> Cause:
+        """Return why a fragment of a request is sent again."""
+        if entry.why is not Cause.TIMEOUT:
+            return entry.why
+        if course.missed(fragment):
+            return Cause.MISSING
+        before = course.seen[fragment]
+        if now - before >= self._limits.timeout_ns:
+            return Cause.TIMEOUT
+        if self._answered_sent.get((entry.history.requester, entry.history.responder), 0) > before:
+            return Cause.OVERTAKEN
+        # A requester's clock starts when it hands a burst over, which may be before the last of it passes.
+        return Cause.TIMEOUT if now - before >= self._limits.timeout_ns // 2 else Cause.UNEXPLAINED
 
     def _requesters_notice(self, entry: _Open, seen: Sighting) -> None:
         if seen.opcode == Opcode.CANCEL:
@@ -259,8 +279,10 @@ class Analysis:
         """Take a fragment of an answer."""
         history, course, now = entry.history, entry.answer, seen.time_ns
         entry.replies += seen.fragment == seen.fragments - 1
-        if seen.damaged:
+        if seen.damaged or history.flags & Flag.CRC & ~seen.flags:  # of the latter, its flag CRC was lost (N-050)
             self._note(history, Event(now, Kind.ANSWER_DAMAGED))
+            if entry.why is Cause.TIMEOUT:
+                entry.why = Cause.DAMAGED
             return
         if history.responder != seen.source:  # of several that were asked by a broadcast
             self._answered(entry, seen)
@@ -297,6 +319,8 @@ class Analysis:
         if history.ended_ns is not None:
             return
         history.ended_ns, history.status, entry.why = now, seen.status, Cause.ANSWERED
+        ends, sent = (history.requester, history.responder), max(entry.request.seen.values(), default=0)
+        self._answered_sent[ends] = max(sent, self._answered_sent.get(ends, 0))
         self._note(history, Event(now, Kind.ANSWERED, status=seen.status))
         late = now - history.began_ns - history.deadline_ns if history.deadline_ns else 0
         if entry.cancelled or (late > 0 and seen.status == Status.OK):
@@ -326,6 +350,8 @@ class Analysis:
 
     def _note(self, history: RequestHistory, event: Event) -> None:
         history.counts[event.kind] += 1
+        if event.kind is Kind.RETRANSMITTED:
+            history.causes[event.cause] += 1
         if len(history.events) < self._limits.events:
             history.events.append(event)
 

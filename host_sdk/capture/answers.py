@@ -1,13 +1,15 @@
 """The answers in a capture and those of its replay, put together and held against each other."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from host_sdk.capture.replay import header_of
+from host_sdk.capture.analysis import PAUSING
+from host_sdk.capture.fields import Fields, header_of
+from host_sdk.capture.replay import is_sound
 from host_sdk.wire.errors import FrameError
-from host_sdk.wire.header import Header
 from host_sdk.wire.message import Trailer, decode_message
-from host_sdk.wire.schema import HEADER_SIZE, STAGES, Flag, Opcode, Status
+from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, STAGES, TRAILER, Flag, Opcode, Status, is_notice
 
 # What an answer says of the moment in which it was made, and not of what was asked. With a virtual clock, nothing of it
 # changes from one replay to the next; from a capture to its replay all of it may.
@@ -19,6 +21,10 @@ VOLATILE = frozenset(
     )
 )
 _HEADER_FIELDS = ("opcode", "status", "flags", "pipeline", "priority", "credits", "retry_after", "fragment_size")
+_KEPT_FIELDS = [
+    (offset, offset + field.size) for field, offset in TRAILER.placed() if field.name not in VOLATILE
+]  # of a trailer
+_STATUSES, _OPCODES = frozenset(map(int, Status)), frozenset(map(int, Opcode))
 _SHOWN = 40  # bytes of a value that a difference shows
 Key = tuple[str, int, int]  # peer, session, request
 
@@ -33,7 +39,7 @@ class Answer:
         frames: Frames of the request's answers, copies among them.
     """
 
-    header: Header
+    header: Fields
     parts: dict[int, bytes] = field(default_factory=dict)
     frames: int = 0
 
@@ -49,9 +55,10 @@ class Answer:
 
     def fields(self) -> dict[str, object]:
         """Return every field by name, and the body; those of an answer that cannot be read are its bytes."""
-        shown: dict[str, object] = {name: getattr(self.header, name) for name in _HEADER_FIELDS}
+        header = self.header.header
+        shown: dict[str, object] = {name: getattr(header, name) for name in _HEADER_FIELDS}
         try:
-            message = decode_message(self.header, self.payload)
+            message = decode_message(header, self.payload)
         except FrameError as error:
             return {**shown, "unreadable": str(error), "body": self.payload}
         shown["body"] = message.body
@@ -70,15 +77,19 @@ def _trailer_fields(trailer: Trailer) -> dict[str, object]:
 def gather_answers(replies: Iterable[tuple[str, bytes]]) -> dict[Key, Answer]:
     """Return the last answer to each INFER that has one, by peer, session and id.
 
-    The others say when they were made, and nothing about what was asked.
+    The others say when they were made, and nothing about what was asked. Those that were damaged on their way to the
+    capture are passed over, as their requester did; one that says that the request can be sent again does not replace
+    one that is final.
     """
     found: dict[Key, Answer] = {}
     for peer, pdu in replies:
         header = header_of(pdu)
-        if header is None or header.opcode != Opcode.RESULT:
+        if header is None or header.opcode != Opcode.RESULT or not is_sound(header, pdu):
             continue
         key = (peer, header.session, header.request)
         answer = found.get(key)
+        if answer and header.status in PAUSING and answer.header.status not in PAUSING:
+            continue
         if answer is None or _shape(answer.header) != _shape(header):
             answer = found[key] = Answer(header, frames=answer.frames if answer else 0)
         answer.frames += 1
@@ -86,7 +97,21 @@ def gather_answers(replies: Iterable[tuple[str, bytes]]) -> dict[Key, Answer]:
     return found
 
 
-def _shape(header: Header) -> tuple[int, ...]:
+def tally(replies: Iterable[tuple[str, bytes]]) -> Counter[str]:
+    """Count answers to INFERs by status, and notices by opcode, copies and those that are no final ones among them."""
+    found: Counter[str] = Counter()
+    for _, pdu in replies:
+        header = header_of(pdu)
+        if header is None or header.fragment != header.fragments - 1 or not is_sound(header, pdu):
+            continue
+        if header.opcode == Opcode.RESULT:
+            found[Status(header.status).name if header.status in _STATUSES else f"status {header.status}"] += 1
+        elif is_notice(header.opcode) and header.opcode in _OPCODES:
+            found[Opcode(header.opcode).name] += 1
+    return found
+
+
+def _shape(header: Fields) -> tuple[int, ...]:
     return header.status, header.length, header.fragment_size, header.flags
 
 
@@ -123,6 +148,7 @@ class Comparison:
         missing: Answers that the replay does not have.
         extra: Answers that the capture does not have.
         differences: The first of the differences.
+        fields: Answers that differ in each field, by its name.
     """
 
     identical: int = 0
@@ -131,6 +157,7 @@ class Comparison:
     missing: int = 0
     extra: int = 0
     differences: list[Difference] = field(default_factory=list)
+    fields: Counter[str] = field(default_factory=Counter)
 
     @property
     def same(self) -> bool:
@@ -149,15 +176,31 @@ def compare(then: dict[Key, Answer], now: dict[Key, Answer], most: int = 100) ->
         elif old.whole and new.whole and old.payload == new.payload and old.header == new.header:
             result.identical += 1
             continue
-        elif not old.whole:  # the capture lost a part of it: what is there can be compared, and no more
+        elif not old.whole or _alike(old, new):  # the capture lost a part of the former: no more can be said of it
             result.alike += 1
             continue
         else:
             found = list(_differences(key, old, new))
             result.alike += not found
             result.different += bool(found)
+        result.fields.update(difference.field for difference in found)
         result.differences += found[: max(0, most - len(result.differences))]
     return result
+
+
+def _alike(old: Answer, new: Answer) -> bool:
+    """Return whether two whole answers surely are the same but for volatile fields; else each has to be looked at."""
+    one, two = old.header._replace(credits=0), new.header._replace(credits=0)
+    if one != two or one.status or one.flags & (Flag.TRAILER | Flag.EXTENSION) != Flag.TRAILER or not new.whole:
+        return False
+    then, now, end = old.payload, new.payload, one.length - (CRC_SIZE if one.flags & Flag.CRC else 0)
+    at = end - TRAILER.size
+    return at >= 0 and all(then[begin:stop] == now[begin:stop] for begin, stop in _kept_parts(at))
+
+
+def _kept_parts(at: int) -> list[tuple[int, int]]:
+    """Return where an answer is not volatile: its body, and some fields of the trailer that begins at ``at``."""
+    return [(0, at), *((at + begin, at + end) for begin, end in _KEPT_FIELDS)]
 
 
 def _differences(key: Key, old: Answer, new: Answer) -> Iterator[Difference]:

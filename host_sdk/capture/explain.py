@@ -217,9 +217,11 @@ class Summary:
 
     Attributes:
         outcomes: Requests by what became of them.
+        inferences: Likewise, INFERs alone.
         opcodes: Requests by what was asked.
         statuses: Final answers by status.
         events: Events by kind.
+        causes: Frames of requests that were sent again, by why.
         remarkable: Requests to which anything happened but that they were answered.
     """
 
@@ -229,16 +231,21 @@ class Summary:
         self._times, self._latencies = array("q"), array("q")
         self._stages: dict[str, array[int]] = {stage: array("Q") for stage in STAGES}
         self.outcomes: Counter[str] = Counter(dict.fromkeys(_OUTCOMES, 0))
+        self.inferences: Counter[str] = Counter(dict.fromkeys(_OUTCOMES, 0))
         self.opcodes: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
         self.events: Counter[Kind] = Counter()
+        self.causes: Counter[Cause] = Counter()
         self.remarkable = 0
 
     def take(self, history: RequestHistory) -> None:
         """Count a history."""
         self._number += 1
         self.outcomes[outcome(history)] += 1
+        if history.opcode == Opcode.INFER:
+            self.inferences[outcome(history)] += 1
         self.events.update(history.counts)
+        self.causes.update(history.causes)
         if history.opcode:
             self.opcodes[code_name(Opcode, history.opcode)] += 1
         if history.status is not None:
@@ -277,9 +284,14 @@ class Summary:
         return {
             "requests": self._number,
             "outcomes": dict(self.outcomes),
+            "inferences": dict(self.inferences),
             "opcodes": dict(self.opcodes.most_common()),
             "statuses": dict(self.statuses.most_common()),
             "events": {kind.value: count for kind, count in self.events.most_common()},
+            "sent_again": {
+                **{cause.name.lower(): count for cause, count in self.causes.most_common()},
+                Cause.UNEXPLAINED.name.lower(): self.causes[Cause.UNEXPLAINED],
+            },
             "remarkable": self.remarkable,
             "latency_us": dict(zip(("p50", "p90", "p99", "max"), [value / 1000 for value in quantiles], strict=False)),
             "stages_us": {

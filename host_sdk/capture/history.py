@@ -38,12 +38,15 @@ class Cause(StrEnum):
 
     NONE = ""
     TIMEOUT = "nothing had passed since, so it or its answer was lost (inferred), or slow"
+    OVERTAKEN = "one that was sent after it had its answer, so it was taken for lost"
+    DAMAGED = "its answer had passed, but damaged"
     TOGETHER = "the node took both together, so it was sent again or duplicated by the wire"
     PAUSE = "after the pause"
     UNKNOWN = "the responder had forgotten it"
     MISSING = "the other end said that it was missing"
     WORKING = "although it was being worked on"
     ANSWERED = "although its answer had passed, which was lost behind this point (inferred), or late"
+    UNEXPLAINED = "sooner than any timeout ends, and nothing that passed says why"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class AnalysisLimits:
         linger_ns: How long after its answer a request is followed, for copies that come behind.
         idle_ns: How long a request without an answer is followed after its last frame.
         duplicate_ns: A copy that comes sooner was made by the wire, for no end sends again so soon.
+        timeout_ns: No retransmission timeout is shorter; at the point of capture it may look like half of it.
     """
 
     open_requests: int = 65536
@@ -87,6 +91,7 @@ class AnalysisLimits:
     linger_ns: int = 2_000_000_000
     idle_ns: int = 60_000_000_000
     duplicate_ns: int = 200_000
+    timeout_ns: int = 10_000_000
 
 
 @dataclass(slots=True)
@@ -113,6 +118,7 @@ class RequestHistory:
         frames: Frames of it and of its answers, notices included.
         events: What happened, in order; at most as many as the limits say.
         counts: How often each kind of event happened, those among them that are not kept.
+        causes: How often a frame of it was sent again for each cause, likewise.
     """
 
     requester: int
@@ -134,6 +140,7 @@ class RequestHistory:
     frames: int = 0
     events: list[Event] = field(default_factory=list)
     counts: Counter[Kind] = field(default_factory=Counter)
+    causes: Counter[Cause] = field(default_factory=Counter)
 
     @property
     def latency_ns(self) -> int | None:

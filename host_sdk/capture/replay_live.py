@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from host_sdk.capture.replay import Plan
-from host_sdk.capture.replayer import Replayer, match_handles, send_pdus
+from host_sdk.capture.replayer import Replayer, match_handles, mtu_for, send_pdus
 from host_sdk.wire.links.base import Link
 
 OPENED_NS = 1_000_000_000  # that an answer to an OPEN is waited for before frames of its session are sent
@@ -97,7 +97,7 @@ def replay_live(
     shift = (generator or random.SystemRandom()).getrandbits(61)
     replayer = Replayer(plan, handles, shift)
     course = _Course(link, peer, replayer, now)
-    for _, pdu in replayer.openings(min(link.mtu, replayer.mtu)):
+    for _, pdu in replayer.openings(min(link.mtu, mtu_for(plan))):
         course.send([pdu])
     openings = course.sent
     begin, first, latest = now(), plan.batches[0].time_ns, 0

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgpack
 import numpy as np
 
-from host_sdk.capture.replay import Batch, Plan, Renaming, header_of
+from host_sdk.capture.fields import Fields, header_of
+from host_sdk.capture.replay import Batch, Plan, Renaming
 from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import Link
 from host_sdk.wire.message import Message, encode_message, fragment_frames, fragment_size_for
@@ -41,11 +42,6 @@ class Replayer:
         self._opened = {key: session for key, session in self._opened.items() if key in asked}
         self._made: dict[tuple[str, int], int] = {}  # likewise, of those that are made
         self.replies: list[tuple[str, bytes]] = []
-
-    @property
-    def mtu(self) -> int:
-        """Bytes of the largest PDU that a link for this replay has to carry."""
-        return next(mtu for mtu in MTUS if mtu >= min(self._plan.longest, MTUS[-1]))
 
     def openings(self, mtu: int) -> list[tuple[str, bytes]]:
         """Return an OPEN for every session that the capture has no opening of, and its peer."""
@@ -111,7 +107,12 @@ class Replayer:
         return (request - self._renaming.shift) & ((1 << 62) - 1)
 
 
-def _requests(plan: Plan) -> Iterable[tuple[str, Header]]:
+def mtu_for(plan: Plan) -> int:
+    """Return the bytes of the largest PDU that a link for a replay has to carry."""
+    return next(mtu for mtu in MTUS if mtu >= min(plan.longest, MTUS[-1]))
+
+
+def _requests(plan: Plan) -> Iterable[tuple[str, Fields]]:
     for batch in plan.batches:
         for peer, pdu in batch.frames:
             header = header_of(pdu)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from host_sdk.capture.answers import Answer
-from host_sdk.capture.replay import header_of
+from host_sdk.capture.fields import Fields, header_of
 from host_sdk.wire.errors import CaptureError, FrameError
 from host_sdk.wire.exchange.course import TRANSIENT
 from host_sdk.wire.header import Header
@@ -104,9 +104,10 @@ def request_spans(frames: Iterable[Observed]) -> list[RequestSpan]:
     spans: dict[tuple[int, int, int], RequestSpan] = {}
     answers: dict[tuple[int, int, int], Answer] = {}
     for frame in frames:
-        header = header_of(frame.pdu)
-        if header is None:
+        fields = header_of(frame.pdu)
+        if fields is None:
             continue
+        header = fields.header
         key = (frame.peer, header.session, header.request)
         if frame.sent and header.opcode == Opcode.INFER:
             _sent(spans.setdefault(key, RequestSpan(frame.peer, header, frame.time_ns)), header, frame.time_ns)
@@ -115,7 +116,7 @@ def request_spans(frames: Iterable[Observed]) -> list[RequestSpan]:
         elif is_notice(header.opcode):
             span.events.append((frame.time_ns, _name(header.opcode)))
         elif header.opcode == Opcode.INFER | REPLY_BIT and not frame.sent:
-            _received(span, answers, key, header, frame)
+            _received(span, answers, key, fields, frame)
     return [span for span in spans.values() if span.received is not None]
 
 
@@ -131,7 +132,7 @@ def _received(
     span: RequestSpan,
     answers: dict[tuple[int, int, int], Answer],
     key: tuple[int, int, int],
-    header: Header,
+    header: Fields,
     frame: Observed,
 ) -> None:
     answer = answers.get(key)
@@ -141,7 +142,7 @@ def _received(
     if not answer.whole:
         return
     try:
-        message = decode_message(answer.header, answer.payload)
+        message = decode_message(answer.header.header, answer.payload)
     except FrameError:
         span.events.append((frame.time_ns, "damaged answer"))
         del answers[key]

@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "discover": "query:discover",
     "infer": "query:infer",
     "load": "load:load",
+    "cluster": "cluster:cluster_app",
     "pipelines": "query:pipelines_app",
     "stats": "query:stats",
     "console": "manage:console",

@@ -208,6 +208,9 @@ def _print_summary(
     if totals["stages_us"]:
         stages = (f"{name} {duration(round(value * 1000))}" for name, value in totals["stages_us"].items())
         out.print(f"median by stage, as measured by the responder: {', '.join(stages)}")
+    if totals["sent_again"]["unexplained"] or len(totals["sent_again"]) > 1:
+        causes = ", ".join(f"{count} {name}" for name, count in totals["sent_again"].items())
+        out.print(f"sent again, by cause: {causes}")
     events = ", ".join(f"{name} {count}" for name, count in totals["events"].items())
     out.print(f"events: {events or 'none'}")
     out.print(f"{frames['frames']} frames of this protocol among {frames['packets']} packets")

@@ -6,9 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from host_sdk.capture.answers import Comparison, compare, gather_answers
+from host_sdk.capture.answers import Comparison, compare, gather_answers, tally
 from host_sdk.capture.replay import Plan, plan_replay
-from host_sdk.cli.output import EXIT_FAILED, JsonOption, LabOption, LinkOption, client, failures, out, print_json
+from host_sdk.cli.output import (
+    EXIT_FAILED,
+    JsonOption,
+    LabOption,
+    LinkOption,
+    client,
+    err,
+    failures,
+    out,
+    print_json,
+    progress,
+)
 from host_sdk.wire.errors import ConfigError
 
 DEFAULT_PROFILE = "napu-s"
@@ -41,12 +52,13 @@ def replay(
     with failures(as_json=as_json):
         if virtual == bool(node):
             raise ConfigError("say where to replay to: --virtual, or --node ADDRESS")
-        plan = plan_replay(file, appliance)
+        with err.status(f"reading {file.name}"):
+            plan = plan_replay(file, appliance)
         if virtual:
             replies, facts = _to_virtual(plan, profile, package, seed, save)
         else:
             replies, facts = _to_node(plan, node, speed, link, lab)
-        result = compare(gather_answers(plan.replies), gather_answers(replies), SHOWN)
+        result = _compared(plan, replies, facts)
     if as_json:
         shown = {**asdict(result), "differences": [str(entry) for entry in result.differences]}
         print_json({"appliance": plan.appliance, "left_out": dict(plan.left_out), **facts, "answers": shown})
@@ -57,6 +69,22 @@ def replay(
 
 
 Replies = tuple[tuple[str, bytes], ...]
+
+
+def _compared(plan: Plan, replies: Replies, facts: dict[str, Any]) -> Comparison:
+    """Hold the answers of a replay against those in its capture, and add to the facts what is not compared."""
+    answered, asked = gather_answers(plan.replies), plan.asked
+    # To an id or a session that was damaged on the way to the appliance: nobody asked so, and nobody took them.
+    facts["strays"] = len(answered.keys() - asked)
+    facts["told"] = _told(plan.replies, replies)
+    then = {key: answer for key, answer in answered.items() if key in asked}
+    return compare(then, gather_answers(replies), SHOWN)
+
+
+def _told(then: Replies, now: Replies) -> dict[str, tuple[int, int]]:
+    """Return how often each status and notice came then and now, copies among them."""
+    before, after = tally(then), tally(now)
+    return {name: (before[name], after[name]) for name in sorted(before | after)}
 
 
 def _to_virtual(
@@ -72,7 +100,8 @@ def _to_virtual(
         packed = [
             pack_directory(path) if path.is_dir() else path.read_bytes() for path in packages or factory_pipelines()
         ]
-        run = replay_virtual(plan, load_profile(profile), packed, seed, save)
+        with progress("frames", sum(len(batch.frames) for batch in plan.batches)) as advance:
+            run = replay_virtual(plan, load_profile(profile), packed, seed, save, advance)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
     facts = {"frames": run.frames, "replies": len(run.replies), "digest": run.digest, "unknown_pipelines": run.lost}
@@ -105,5 +134,15 @@ def _print(plan: Plan, facts: dict[str, Any], result: Comparison) -> None:
         f"answers: {result.identical} identical, {result.alike} the same but for volatile fields, "
         f"{result.different} different, {result.missing} missing, {result.extra} not in the capture"
     )
+    if facts["strays"]:
+        out.print(f"{facts['strays']} answers in the capture are to no request in it, and not compared")
+    if result.fields:
+        out.print(f"they differ in: {', '.join(f'{name} ({count})' for name, count in result.fields.most_common())}")
+    changed = {name: counts for name, counts in facts["told"].items() if counts[0] != counts[1]}
+    if changed:
+        shown = ", ".join(f"{name} {then} and {now}" for name, (then, now) in changed.items())
+        out.print(f"all that was told, then and now, copies among it: {shown}")
+    if changed.get("BAD_CRC", (0, 0))[0] > changed.get("BAD_CRC", (0, 0))[1]:
+        out.print("requests were damaged behind the point of capture; here they arrive as they passed there")
     for difference in result.differences:
         out.print(str(difference), markup=False)

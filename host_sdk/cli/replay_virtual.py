@@ -1,7 +1,7 @@
 """Replay to a virtual device: the capture's frames at the capture's times, and nothing else."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from appliance.profile import Profile
 from appliance.virtual import START_NS, VirtualDevice
 from host_sdk.capture.replay import Plan
-from host_sdk.capture.replayer import Replayer, match_handles, send_pdus
+from host_sdk.capture.replayer import Replayer, match_handles, mtu_for, send_pdus
 from host_sdk.capture.tapped import PcapWriter
 from host_sdk.wire.errors import ConfigError
 from host_sdk.wire.links.base import BURST, Link
@@ -83,7 +83,12 @@ class _Hosts:
 
 
 def replay_virtual(
-    plan: Plan, profile: Profile, packages: Sequence[bytes], seed: int = 0, out: Path | None = None
+    plan: Plan,
+    profile: Profile,
+    packages: Sequence[bytes],
+    seed: int = 0,
+    out: Path | None = None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> VirtualRun:
     """Send a capture's frames to a virtual device at their times.
 
@@ -93,11 +98,12 @@ def replay_virtual(
         packages: Its pipelines.
         seed: Of its session ids.
         out: Pcap file for what it sends, at the capture's times; none by default.
+        progress: Told of each batch how many frames it had.
 
     Raises:
         ConfigError: A package cannot be served.
     """
-    mtu = Replayer(plan, {}).mtu
+    mtu = mtu_for(plan)
     with ExitStack() as stack:
         device = stack.enter_context(VirtualDevice(profile, packages, seed=seed, mtu=mtu))
         handles, lost = match_handles(plan, device.device.pipelines())
@@ -120,6 +126,7 @@ def replay_virtual(
                 device.step()
             else:
                 device.settle()
+            progress(len(batch.frames))
         device.advance_to(device.clock.now_ns() + DRAIN_NS)
         sent = sum(len(batch.frames) for batch in plan.batches)
         return VirtualRun(tuple(replayer.replies), hosts.digest(), tuple(lost), sent)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _DECAY_NS = 2_000_000_000.0  # in which a latency that was seen loses 63 % of its say
-_BLOCKS = 8  # for each candidate, that many requests are dealt in
 _OVER = 8  # times that a request counts beyond an appliance's credits
 _DRAWS = 8  # of one that takes part, before anybody does
 
@@ -53,9 +52,8 @@ class Candidate:
 def share(candidates: Sequence[Candidate], count: int, generator: random.Random) -> list[int]:
     """Return how many of so many requests go to which candidate.
 
-    For each request two are drawn, and the one with the lower cost gets it: (load + 1) / credits * latency. Of many
-    that come together several are dealt at once, which keeps them in batches. An appliance of which nothing is known
-    yet counts as quick as the quickest.
+    For each request two are drawn, and the one with the lower cost gets it: (load + 1) / credits * latency. An
+    appliance of which nothing is known yet counts as quick as the quickest.
 
     Args:
         candidates: At least one.
@@ -74,19 +72,17 @@ def share(candidates: Sequence[Candidate], count: int, generator: random.Random)
     highest = max(each.weight for each in candidates)
     weights = None if all(each.weight == highest for each in candidates) else [each.weight for each in candidates]
     shares, draw = [0] * number, generator.random
-    step = 1 + count // (_BLOCKS * number)
-    for begin in range(0, count, step):
+    for _ in range(count):
         if weights is None:
             first, second = int(draw() * number), int(draw() * (number - 1))
             second += second >= first
         else:
             first, second = _draw_by_weight(weights, highest, generator), _draw_by_weight(weights, highest, generator)
         chosen = second if costs[second] < costs[first] else first
-        size = min(step, count - begin)
-        room[chosen] -= size
+        room[chosen] -= 1
         # What is over its credits is not sent before something else is answered.
-        costs[chosen] += slopes[chosen] * size * (1 if room[chosen] > 0 else _OVER)
-        shares[chosen] += size
+        costs[chosen] += slopes[chosen] if room[chosen] > 0 else _OVER * slopes[chosen]
+        shares[chosen] += 1
     return shares
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from host_sdk.cluster.core import ClusterCore
     from host_sdk.cluster.members import Member
 
-_MOMENT_NS = 1_000_000  # that a deadline is not shortened for: alike headers are written together
+# That a deadline is not shortened for, as alike headers are written together; and in which nothing is sent any more.
+_MOMENT_NS = 1_000_000
 _MOST_OLD = 4096  # chunks that may yet be sent twice
 _PAUSE_NS = 20_000_000  # before the same appliance is asked again, where it does not say
 
@@ -218,7 +219,7 @@ class ClusterStream:
             if left < 1:
                 raise DeadlineExceededError("it passed while no appliance could take the request")
             header = replace(header, deadline=left)
-        self._core.engine.infer(chunk.route, header, bodies, tokens, chunk.expires - now)
+        self._core.engine.infer(chunk.route, header, bodies, tokens, max(1, chunk.expires - now))
 
     # ---- on the way back -----------------------------------------------------------------------------------------
 
@@ -276,7 +277,7 @@ class ClusterStream:
         hopeless = None if ready else self._core.hopeless(self.name)
         for each in waiting:
             avoid = each.avoid if now < each.due_there else None
-            if now >= each.expires or hopeless:
+            if each.expires - now < _MOMENT_NS or hopeless:
                 self.results[each.number] = each.last or hopeless or self._over(each)
             elif now < each.due or not any(member is not avoid for member in calm) or (settling and not each.avoid):
                 self._waiting.append(each)

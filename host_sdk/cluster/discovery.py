@@ -11,6 +11,8 @@ from host_sdk.wire.exchange.answers import Announced
 from host_sdk.wire.exchange.request import Request
 from host_sdk.wire.header import Header
 from host_sdk.wire.links.base import BROADCAST
+from host_sdk.wire.links.names import PeerNames
+from host_sdk.wire.links.udp import UdpLink
 from host_sdk.wire.schema import Flag, Opcode
 
 Peers = Sequence[str] | Callable[[], Sequence[str]] | None
@@ -35,6 +37,8 @@ class Discovery:
     def __init__(
         self, engine: Engine, policy: ClusterPolicy, wait_ns: int, peers: Peers, generator: random.Random
     ) -> None:
+        if peers is not None and not callable(peers) and engine.link.kind == UdpLink.kind:
+            peers = PeerNames(peers).texts  # a name may stand for several addresses, and for others in a while
         self._engine, self._policy, self._wait_ns = engine, policy, wait_ns
         self._peers, self._generator = peers, generator
         self._addresses: list[str] = [] if peers is None or callable(peers) else list(peers)

@@ -11,7 +11,19 @@ from typing import Any
 import msgpack
 
 from host_sdk.wire.message import Trailer, pdu_crc
-from host_sdk.wire.schema import CRC_SIZE, HEADER_SIZE, REPLY_HEADER, REQUEST_HEADER, TRAILER, VERSION, Flag, Opcode
+from host_sdk.wire.schema import (
+    CRC_SIZE,
+    EXTENSION,
+    EXTENSION_BLOCK,
+    HEADER_SIZE,
+    REFUSED_HEADER,
+    REPLY_HEADER,
+    REQUEST_HEADER,
+    TRAILER,
+    VERSION,
+    Flag,
+    Opcode,
+)
 
 _HEADER = struct.Struct(REQUEST_HEADER.struct_format)
 CRC, TRAILED, EXTENDED, ONCE = int(Flag.CRC), int(Flag.TRAILER), int(Flag.EXTENSION), int(Flag.ONCE)
@@ -150,9 +162,18 @@ class Reply:
 
     @property
     def body(self) -> bytes:
-        """The body of a whole message, without trailer and CRC."""
+        """The body of a whole message, without extension block, trailer and CRC."""
         behind = (CRC_SIZE if self.flags & CRC else 0) + (TRAILER.size if self.flags & TRAILED else 0)
-        return self.payload[: len(self.payload) - behind]
+        before = int.from_bytes(self.payload[: EXTENSION_BLOCK.size], "big") if self.flags & EXTENDED else 0
+        return self.payload[before : len(self.payload) - behind]
+
+    @property
+    def refused_header(self) -> bytes:
+        """The header that a refusal repeats, where its first extension is one; else nothing."""
+        begin = EXTENSION_BLOCK.size + EXTENSION.size
+        head = self.payload[EXTENSION_BLOCK.size : begin]
+        repeats = self.flags & EXTENDED and head == struct.pack(EXTENSION.struct_format, REFUSED_HEADER, HEADER_SIZE)
+        return self.payload[begin : begin + HEADER_SIZE] if repeats else b""
 
     @property
     def trailer(self) -> Trailer | None:

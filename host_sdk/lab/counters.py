@@ -12,11 +12,15 @@ _HEADINGS: Final = 2  # lines
 def read_counters(pid: int) -> dict[str, LinkCounters]:
     """Return the counters of all interfaces in the network namespace of a process; nothing when it is gone."""
     try:
-        lines = Path("/proc", str(pid), "net/dev").read_text().splitlines()[_HEADINGS:]
+        return parse_counters(Path("/proc", str(pid), "net/dev").read_text())
     except OSError:
         return {}
+
+
+def parse_counters(text: str) -> dict[str, LinkCounters]:
+    """Return the counters of all interfaces that a file ``/proc/net/dev`` has."""
     found = {}
-    for line in lines:
+    for line in text.splitlines()[_HEADINGS:]:
         name, _, numbers = line.partition(":")
         values = [int(number) for number in numbers.split()]
         found[name.strip()] = LinkCounters(values[1], values[0], values[9], values[8])

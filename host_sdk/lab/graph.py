@@ -85,14 +85,14 @@ def tree(topology: Topology, state: LabState | None = None, rates: Mapping[str, 
     driver = state.driver if state else topology.driver or "any driver"
     trunk = "switch" if topology.cabling == "switch" else "cable"
     lines = [f"{topology.name} ({driver})", f"└── {trunk} (mtu {topology.mtu})"]
-    width = max(len(node.name) for node in topology.nodes)
-    for node in topology.nodes:
+    kinds = [node.profile.rpartition("/")[2] if isinstance(node, Appliance) else "host" for node in topology.nodes]
+    width, kind_width = max(len(node.name) for node in topology.nodes), max(map(len, kinds))
+    for node, kind in zip(topology.nodes, kinds, strict=True):
         branch = "└──" if node is topology.nodes[-1] else "├──"
-        kind = node.profile if isinstance(node, Appliance) else "host"
-        parts = [f"{node.name:{width}}", node.mac, kind.rpartition("/")[2]]
+        parts = [f"{node.name:{width}}", node.mac, f"{kind:{kind_width}}"]
         found = state.node(node.name) if state else None
         parts += [found.condition if found.exit_code is None else f"ended with {found.exit_code}"] if found else []
         parts += [words] if (words := cable_words(node)) else []
         parts += [rates[node.name].words()] if rates and node.name in rates else []
-        lines.append(f"    {branch} {'  '.join(parts)}")
+        lines.append(f"    {branch} {'  '.join(parts)}".rstrip())
     return lines

@@ -267,6 +267,11 @@ def check_flags(flags: int) -> None:
         raise FrameError(Status.UNSUPPORTED_FLAG, f"flags {flags & ~KNOWN_FLAGS:#06x}")
 
 
+def is_bare(header: Header) -> bool:
+    """Return whether a message has flag ONCE and no CRC: where there should be one, the flag CRC was damaged."""
+    return header.flags & (Flag.ONCE | Flag.CRC) == Flag.ONCE
+
+
 def decode_message(header: Header, payload: bytes) -> Message:
     """Take a reassembled message apart.
 
@@ -275,14 +280,13 @@ def decode_message(header: Header, payload: bytes) -> Message:
         payload: Its bytes, ``header.length`` of them.
 
     Raises:
-        FrameError: With status UNSUPPORTED_FLAG, BAD_CRC or MALFORMED.
+        FrameError: With status BAD_CRC, UNSUPPORTED_FLAG or MALFORMED.
     """
     end = len(payload)
     if header.flags & Flag.CRC:  # first, so that a damaged flag is not taken for one that nobody knows
         end -= CRC_SIZE
         if end < 0:
-            check_flags(header.flags)
-            raise FrameError(Status.MALFORMED, "no room for the CRC that a flag announces")
+            raise FrameError(Status.BAD_CRC, "no room for the CRC that a flag announces")
         (crc,) = _CRC.unpack_from(payload, end)
         if crc != message_crc(payload[:end] if end < LONG else np.frombuffer(payload, np.uint8, end), header):
             raise FrameError(Status.BAD_CRC, f"message of {len(payload)} bytes")

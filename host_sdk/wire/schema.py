@@ -144,6 +144,7 @@ EXTENSION_BLOCK = Layout(
 )
 MAX_EXTENSION_BLOCK = 1024
 TRACE_CONTEXT = 1  # type of the extension that says which trace a request belongs to
+REFUSED_HEADER = 2  # type of the extension in which a refusal repeats the header that it is about
 TRACE_CONTEXT_LAYOUT = Layout(
     "trace context",
     (

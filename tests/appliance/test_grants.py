@@ -22,7 +22,7 @@ from tests.rig.port import CRC_FLAG, Port, make_port
 from tests.rig.sealed import HOUR, SealedHost, keys_of, material, sealed_host
 from tests.rig.tiny_models import doubler
 
-ONCE = 8
+ONCE = 9  # with flag CRC
 NOT_PERMITTED, NOT_SEALED, UNKNOWN_KEY = 81, 82, 83
 SMALL, LONG = 8, 1000  # floats; the long ones take three frames
 FREE = Grant(Role.VIEWER)

@@ -34,12 +34,13 @@ def visitor() -> Iterator[Visitor]:
 
 def frames(visitor: Visitor, number: int, name: str) -> list[bytes]:
     floats = LONG if "long" in name else SMALL
-    fields = {"flags": int(Flag.ONCE), "session": visitor.session, "pipeline": visitor.handles[name]}
+    fields = {"flags": int(Flag.ONCE | Flag.CRC), "session": visitor.session, "pipeline": visitor.handles[name]}
     return message(Pdu(Opcode.INFER, body(number, floats).tobytes(), number, **fields), FRAGMENT)
 
 
 def notice(visitor: Visitor, opcode: Opcode, number: int) -> bytes:
-    return Pdu(opcode, b"", number, int(Flag.ONCE), visitor.session, fragment_size=FRAGMENT).encode()
+    (data,) = message(Pdu(opcode, b"", number, int(Flag.ONCE | Flag.CRC), visitor.session), FRAGMENT)
+    return data
 
 
 def statuses(replies: list[bytes]) -> list[int]:

@@ -129,7 +129,7 @@ class Visit(RuleBasedStateMachine):
     def submit(self, pipeline: str, once: bool, crc: bool, trailer: bool, priority: int, count: int) -> None:
         floats, _ = PIPELINES[pipeline]
         crc |= not once and floats == LONG  # else parts of two answers to one datagram are not told apart
-        flags = Flag.ONCE * once | Flag.CRC * crc | Flag.TRAILER * trailer
+        flags = Flag.ONCE * once | Flag.CRC * (crc or once) | Flag.TRAILER * trailer
         for _ in range(count):
             asked = body(len(self.expected), floats)
             handle = self.visitor.handles[pipeline.replace(" ", "-")]

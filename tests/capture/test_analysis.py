@@ -67,14 +67,53 @@ def test_a_request_that_was_answered_is_nothing_remarkable(tmp_path: Path) -> No
 
 
 def test_a_request_without_an_answer_is_sent_again_and_unanswered(tmp_path: Path) -> None:
-    history = only(Script().ask(0, *infer()).ask(412, *infer()).histories(tmp_path))
+    history = only(Script().ask(0, *infer()).ask(12_300, *infer()).histories(tmp_path))
     assert kinds(history) == [(Kind.SENT, None), (Kind.RETRANSMITTED, None)]
-    assert (history.events[1].after_ns, history.events[1].cause) == (412_000, Cause.TIMEOUT)
+    assert (history.events[1].after_ns, history.events[1].cause) == (12_300_000, Cause.TIMEOUT)
     assert outcome(history) == "unanswered"
     first, last = reasons(history, dla_tapped=False)
-    assert first.startswith("sent again after 412 µs: nothing had passed since")
+    assert first.startswith("sent again after 12.3 ms: nothing had passed since")
     assert "(inferred)" in first
     assert last == "no final answer passed"
+
+
+def cause_of(history: RequestHistory) -> Cause:
+    """Return why the one frame that was sent again was, as event and in the totals."""
+    ((cause, times),) = history.causes.items()
+    assert times == 1
+    assert [event.cause for event in history.events if event.kind is Kind.RETRANSMITTED] == [cause]
+    return cause
+
+
+def test_what_is_sent_again_too_soon_is_explained_by_one_that_overtook_it_or_not_at_all(tmp_path: Path) -> None:
+    """No timeout is shorter than 10 ms, nor looks like less than 5."""
+    alone = only(Script().ask(0, *infer()).ask(2_000, *infer()).histories(tmp_path))
+    assert cause_of(alone) is Cause.UNEXPLAINED
+    assert "nothing that passed says why" in reasons(alone, dla_tapped=False)[0]
+    script = Script().ask(0, *infer()).ask(1_000, *infer(8)).say(1_900, *result(8)).ask(2_000, *infer())
+    late, _ = sorted(script.histories(tmp_path), key=lambda each: each.request)
+    assert cause_of(late) is Cause.OVERTAKEN
+    earlier = Script().ask(0, *infer(8)).ask(1_000, *infer()).say(1_900, *result(8)).ask(2_000, *infer())
+    assert cause_of(min(earlier.histories(tmp_path), key=lambda each: each.request)) is Cause.UNEXPLAINED
+
+
+@pytest.mark.parametrize("damage", ["bit", "flag"])
+def test_an_answer_that_was_damaged_explains_why_its_request_is_sent_again(tmp_path: Path, damage: str) -> None:
+    (answer,) = result()
+    bad = answer[:40] + bytes([answer[40] ^ 1]) + answer[41:] if damage == "bit" else answer[:3] + b"\x08" + answer[4:]
+    script = Script().ask(0, *infer()).say(400, bad).ask(12_000, *infer()).say(12_400, answer)
+    history = only(script.histories(tmp_path))
+    assert cause_of(history) is Cause.DAMAGED
+    assert history.counts[Kind.ANSWER_DAMAGED] == 1
+    assert history.ended_ns is not None
+    assert history.ended_ns - history.began_ns == 12_400_000
+
+
+def test_an_answer_whose_opcode_was_damaged_is_no_request(tmp_path: Path) -> None:
+    (answer,) = result(8)
+    damaged = answer[:1] + bytes([answer[1] ^ 0x80]) + answer[2:]
+    script = Script().ask(0, *infer()).say(400, *result()).ask(500, *infer(8)).say(900, damaged).say(12_000, answer)
+    assert [history.request for history in script.histories(tmp_path)] == [1, 8]
 
 
 def test_a_fragment_that_was_lost_behind_the_point_is_told_from_one_that_was_lost_before(tmp_path: Path) -> None:

@@ -7,16 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_sdk.capture.answers import compare, gather_answers
+from host_sdk.capture.answers import compare, gather_answers, tally
+from host_sdk.capture.fields import header_of
+from host_sdk.capture.frames import CapturedFrames
+from host_sdk.capture.packet import CapturedPacket, Interface
 from host_sdk.capture.replay import Renaming, plan_replay
 from host_sdk.capture.replayer import Replayer, match_handles
 from host_sdk.capture.tapped import PcapWriter
-from host_sdk.wire.errors import CaptureError
-from tests.rig.frames import CONTROL, CRC_FLAG, DISCOVER, INFER, OPEN, REPLY, Pdu, decode, message
+from host_sdk.capture.writer import CaptureWriter, Target
+from host_sdk.wire.errors import CaptureError, FrameError
+from host_sdk.wire.header import Header, decode_header
+from host_sdk.wire.message import covered_header
+from tests.rig.frames import BAD_CRC, CONTROL, CRC_FLAG, DISCOVER, INFER, OPEN, REPLY, Pdu, decode, message
 
 DEVICE, ONE, TWO = 0x0200_0000_0001, 0x0200_0000_0002, 0x0200_0000_0003
 NAME, FIRST, SECOND = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
 SESSION, PIPELINE = 0x1234_0001, 0x0101
+WORKING = 0xA0
 SEALED_FLAG = 0x10
 EPOCH = 1_700_000_000_000_000_000
 
@@ -41,6 +48,66 @@ def write(path: Path, *frames: tuple[int, int, int, bytes], udp: bool = False) -
 def single(pdu: Pdu) -> bytes:
     (frame,) = message(pdu)
     return frame
+
+
+@given(st.binary(min_size=28, max_size=90), st.sampled_from(list(range(28))), st.integers(0, 255))
+def test_fields_are_those_of_the_codec(junk: bytes, at: int, value: int) -> None:
+    good = single(infer(1, junk[:40], fragment=0))
+    for pdu in (junk, good[:at] + bytes([value]) + good[at + 1 :], good + junk[:10], good[:-1]):
+        try:
+            expected: Header | None = decode_header(pdu, 46)
+        except FrameError:
+            expected = None
+        found = header_of(pdu)
+        assert (found.header if found else None) == expected
+        if found and expected:
+            assert found.encode() == pdu[:32]
+            assert found.covered() == covered_header(expected)
+            assert (found.fragments, found.payload_size) == (expected.fragments, expected.payload_size)
+            assert (found.is_reply, found.status) == (expected.is_reply, expected.status)
+
+
+def test_frames_at_an_interface_are_batches_by_what_came_together(tmp_path: Path) -> None:
+    """Each has a time of its own there, and answers pass between them."""
+    asked = [single(infer(number)) for number in range(5)]
+    frames = [
+        (0, ONE, DEVICE, asked[0]),
+        (40, DEVICE, ONE, single(result(0))),
+        (99, ONE, DEVICE, asked[1]),
+        (101, ONE, DEVICE, asked[2]),
+        (150, TWO, DEVICE, asked[3]),
+        (300, ONE, DEVICE, asked[4]),
+    ]
+    path = tmp_path / "a.pcapng"
+    writer = CaptureWriter(Target(path), [Interface("eth0")], {"capture": {"interface": "eth0"}}, lambda: EPOCH)
+    for time_us, source, destination, pdu in frames:
+        data = destination.to_bytes(6, "big") + source.to_bytes(6, "big") + b"\x88\xb5" + pdu
+        writer.write(0, CapturedFrames.of([CapturedPacket(0, EPOCH + time_us * 1000, data, len(data))]))
+    writer.close()
+    plan = plan_replay(path)
+    assert [(batch.time_ns - EPOCH, [pdu for _, pdu in batch.frames]) for batch in plan.batches] == [
+        (99_000, asked[:2]),
+        (150_000, asked[2:4]),
+        (300_000, asked[4:]),
+    ]
+
+
+def test_damaged_answers_are_passed_over_and_those_for_now_do_not_replace_final_ones() -> None:
+    answer = single(result(1))
+    spoilt = answer[:33] + bytes([answer[33] ^ 4]) + answer[34:]
+    bare = single(result(1, b"other", flags=8))  # its flag CRC was lost on the way
+    bad_crc = single(result(1, b"", BAD_CRC))
+    replies = [(FIRST, pdu) for pdu in (bad_crc, answer, spoilt, bare, bad_crc)]
+    (found,) = gather_answers(replies).values()
+    assert (found.payload, found.frames) == (answer[32:], 2)
+    working = Pdu(WORKING, b"", 1, 0, SESSION).encode()
+    assert tally([*replies, (FIRST, working)]) == {"OK": 1, "BAD_CRC": 2, "WORKING": 1}
+
+
+def test_pipelines_are_not_found_by_damaged_answers(tmp_path: Path) -> None:
+    asked, answer = single(infer(1)), single(result(1))
+    path = write(tmp_path / "a.pcap", (0, ONE, DEVICE, asked), (1, DEVICE, ONE, answer[:20] + b"\x21" + answer[21:]))
+    assert plan_replay(path).handles == [PIPELINE]
 
 
 def test_frames_of_one_time_are_one_batch_and_the_appliance_is_found(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def test_explain_tells_the_story(file: Path) -> None:
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["totals"]["outcomes"] == {"answered": 3, "refused": 0, "unanswered": 1, "cancelled": 0, "incomplete": 0}
+    assert said["totals"]["inferences"] == {**said["totals"]["outcomes"], "answered": 2}
+    assert said["totals"]["sent_again"] == {"pause": 1, "unexplained": 0}
     assert said["totals"]["latency_us"]["max"] == 1000
     assert [entry["request"] for entry in said["requests"]] == [12, 11]
     assert said["requests"][1]["reasons"] == ["sent again after 700 µs: after the pause", "BUSY once"]
@@ -52,6 +54,7 @@ def test_explain_in_words(file: Path) -> None:
     done = napu("explain", str(file))
     assert "4 requests: 3 answered, 1 unanswered; 2 remarkable" in done.stdout
     assert "BUSY once" in done.stdout
+    assert "sent again, by cause: 1 pause, 0 unexplained" in done.stdout
     assert "inferred from what the ends did next" in done.stderr
     listed = napu("explain", str(file), "--all").stdout.splitlines()
     assert sum("answered" in line and " > " in line for line in listed) == 4

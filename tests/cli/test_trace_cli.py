@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from host_sdk.capture.replay import header_of
+from host_sdk.capture.fields import header_of
 from host_sdk.capture.spans import Observations
 from host_sdk.capture.tapped import TappedLink
 from host_sdk.client import NapuClient
@@ -52,4 +52,4 @@ def test_a_trace_of_real_requests(tmp_path: Path) -> None:
     header = header_of(asked)
     assert header
     assert header.flags & Flag.EXTENSION
-    assert TraceContext.of(decode_message(header, asked[HEADER_SIZE:]).extensions) == context
+    assert TraceContext.of(decode_message(header.header, asked[HEADER_SIZE:]).extensions) == context

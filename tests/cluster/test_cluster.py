@@ -15,7 +15,7 @@ from host_sdk.wire.errors import (
     UnknownPipelineError,
 )
 from tests.rig.frames import DISCOVER
-from tests.rig.rack import BODY, PATIENT, Rack, answered_by, working
+from tests.rig.rack import BODY, MORTAL, Rack, answered_by, working
 from tests.rig.scripted import PIPELINES, Scripted
 
 # ---- who is there ----------------------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def test_members_are_known_by_device_wherever_they_are(rack: Rack) -> None:
 
 
 def test_one_that_comes_later_is_used_and_one_that_goes_is_down(rack: Rack) -> None:
-    with rack.cluster() as cluster:
+    with rack.cluster(**MORTAL) as cluster:
         cluster.members()
         rack.appliances["b"].silent = True
         late = rack.add("d")
@@ -91,8 +91,12 @@ def test_a_list_may_be_a_function_that_is_asked_again(rack: Rack) -> None:
 
 def test_one_that_is_down_for_long_is_forgotten_unless_it_is_listed(rack: Rack) -> None:
     listed = [rack.appliances[name].address for name in "abc"]
-    with rack.cluster(forget_after=0.05) as cluster, rack.cluster(target=lambda: listed, forget_after=0.05) as named:
-        assert len(cluster.members()) == len(named.members()) == 3
+    with (
+        rack.cluster(forget_after=0.05, **MORTAL) as cluster,
+        rack.cluster(target=lambda: listed, forget_after=0.05, **MORTAL) as named,
+    ):
+        while len(cluster.refresh()) < 3 or "" in [member.device for member in named.refresh()]:
+            pass
         rack.appliances["b"].silent = True
         while [member.name for member in cluster.refresh()] != ["a", "c"]:
             pass
@@ -105,7 +109,7 @@ def test_one_that_is_down_for_long_is_forgotten_unless_it_is_listed(rack: Rack) 
 
 
 def test_a_firmware_that_hangs_is_no_dead_appliance(rack: Rack) -> None:
-    with rack.cluster(quiet=0.05) as cluster:
+    with rack.cluster(quiet=0.05, **MORTAL) as cluster:
         list(cluster.infer_many("echo", [BODY] * 30))
         for appliance in rack.appliances.values():
             appliance.hung = True
@@ -146,7 +150,7 @@ def requests(appliance: Scripted) -> set[int]:
 
 
 def test_drain_waits_for_the_last_answer_and_sends_nothing_new(rack: Rack) -> None:
-    with rack.cluster(**PATIENT) as cluster:
+    with rack.cluster() as cluster:
         answers = cluster.infer_many("echo", [BODY] * 1000)
         list(itertools.islice(answers, 100))
         cluster.drain("b")
@@ -197,7 +201,7 @@ def test_the_same_on_an_event_loop(rack: Rack) -> None:
         assert answered_by([await cluster.infer("echo", BODY)]) == {rack.appliances["b"].address}
         assert len(await cluster.refresh()) == 3
 
-    rack.asynchronous(use)
+    rack.asynchronous(use, **MORTAL)
 
 
 def test_appliances_are_looked_after_while_nobody_asks(rack: Rack) -> None:
@@ -208,7 +212,7 @@ def test_appliances_are_looked_after_while_nobody_asks(rack: Rack) -> None:
             await asyncio.sleep(0.01)
         assert [member.state for member in await cluster.members()] == ["up", "up", "down"]
 
-    rack.asynchronous(use)
+    rack.asynchronous(use, **MORTAL)
 
 
 def test_a_cluster_that_is_closed_says_so_to_who_waits(rack: Rack) -> None:

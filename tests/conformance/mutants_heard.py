@@ -180,6 +180,11 @@ HEARD: dict[str, tuple[str, Callable[[], Alter], Alter | None]] = {
         lambda: on(lambda p: _INFER(p) and field(p, "deadline") == 0, lambda p: with_fields(p, deadline=500)),
         None,
     ),
+    "takes once requests without a CRC for others": (
+        "N-145",
+        lambda: on(lambda p: field(p, "flags") & (ONCE | CRC) == ONCE, lambda p: with_fields(p, flags=0)),
+        None,
+    ),
     "passes CANCEL over": ("N-105 N-106", lambda: on(of(Opcode.CANCEL), lost), None),
     "passes SETTLE over": ("N-111", lambda: on(of(Opcode.SETTLE), lost), None),
     "passes RESEND over": ("N-117 N-111", lambda: on(of(Opcode.RESEND), lost), None),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from host_sdk.conformance.frames import CRC, ONCE, TRAILED
+from host_sdk.conformance.frames import CRC, EXTENDED, ONCE, TRAILED
 from host_sdk.wire.links.base import BROADCAST
 from host_sdk.wire.message import pdu_crc
 from host_sdk.wire.schema import HEADER_SIZE, TRAILER, Opcode, Status
@@ -98,6 +98,14 @@ def _trailed(pdu: bytes) -> bool:
     return field(pdu, "opcode") == Opcode.RESULT and bool(field(pdu, "flags") & TRAILED) and single(pdu)
 
 
+def _extended(pdu: bytes) -> bool:
+    return bool(field(pdu, "flags") & EXTENDED)
+
+
+def _without_extensions(pdu: bytes) -> bytes:
+    return with_body(with_fields(pdu, flags=field(pdu, "flags") & ~EXTENDED), b"")
+
+
 # By name: the rules that each breaks, and what becomes of what the device sends.
 TOLD: dict[str, tuple[str, Alter]] = {
     "replies of version 2": ("N-010", on(_REPLIES, lambda pdu: b"\x02" + pdu[1:])),
@@ -120,6 +128,7 @@ TOLD: dict[str, tuple[str, Alter]] = {
     "every RESULT with flag ONCE": ("N-098", on(_RESULT, lambda p: with_fields(p, flags=field(p, "flags") | ONCE))),
     "refusals of 600 bytes": ("N-053", on(refusals, lambda pdu: with_body(pdu, b"x" * 600))),
     "refusals in Latin-1": ("N-053", on(refusals, lambda pdu: with_body(pdu, b"\xe4h"))),
+    "refusals without the header that they are about": ("N-146", on(_extended, _without_extensions)),
     "every reply twice": ("N-099", on(_REPLIES, _twice)),
     "no CLOSED when there was no session": ("N-061", on(of(Opcode.CLOSED, status=48, flags=CRC), lost)),
     "a byte behind every PDU": ("N-002", on(_REPLIES, lambda pdu: pdu + b"\0" * 47)),

@@ -410,3 +410,15 @@ def test_an_operation_that_is_sent_again_is_not_carried_out_again(node: Node) ->
     node.post(Opcode.CONTROL, body)  # another request for the same is another operation
     node.collect(1)
     assert len(node.hardware.loads) == loads + 1
+
+
+def test_a_damaged_copy_of_an_operation_does_not_leave_its_refusal_to_the_sound_one(node: Node) -> None:
+    node.board.start()
+    node.ready()
+    body = msgpack.packb({"op": "pipelines"})
+    number = node.post(Opcode.CONTROL, body + b"\x12\x34\x56\x78")  # its flag CRC was lost on the way
+    (refusal,) = node.collect(1)
+    assert refusal.message.header.status != Status.OK
+    assert node.mailbox.post(Letter(PEER, Message(Header(opcode=Opcode.CONTROL, request=number), body)))
+    (answer,) = node.collect(1)
+    assert (answer.message.header.request, answer.message.header.status) == (number, Status.OK)

@@ -1,15 +1,18 @@
 """The same on labs of namespaces and of containers: what a user does with a lab from up to down."""
 
 import contextlib
+import copy
 import json
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from firmware.image import build_image
 from host_sdk.capture.file import CaptureFile
 from host_sdk.capture.frames import CapturedFrames, find_pdus
 from host_sdk.capture.packet import LINKTYPE_ETHERNET
@@ -23,7 +26,7 @@ from tests.rig.driven import FIRST, NAPU, DrivenLab, driven_lab, left_behind
 from tests.rig.engine import needs_engine
 from tests.rig.labs import eventually, lab_name, needs_lab
 
-DESCRIPTION = {
+DESCRIPTION: dict[str, Any] = {
     "name": "driven",
     "mtu": 1600,
     "link": "packet",  # at XDP's a capture at a node's cable sees nothing
@@ -37,12 +40,16 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(
     scope="module", params=[pytest.param("netns", marks=needs_lab), pytest.param("docker", marks=needs_engine)]
 )
-def driven(request: pytest.FixtureRequest) -> Iterator[DrivenLab]:
+def driven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrivenLab]:
     driver: str = request.param
+    image = tmp_path_factory.mktemp("image") / "new.img"
+    image.write_bytes(build_image(version="9.8.7"))
+    described = copy.deepcopy(DESCRIPTION)
+    described["appliances"][0]["firmware"] = str(image)
     with pytest.MonkeyPatch.context() as patch:
         if driver == "docker":
             patch.setenv("NAPU_IMAGE", request.getfixturevalue("napu_image"))
-        with driven_lab(Topology.from_mapping(DESCRIPTION, str(ROOT / "lab.yaml")), driver) as lab:
+        with driven_lab(Topology.from_mapping(described, str(ROOT / "lab.yaml")), driver) as lab:
             yield lab
 
 
@@ -94,7 +101,10 @@ def test_discover_and_infer_as_any_host(driven: DrivenLab, tmp_path: Path) -> No
     assert driven.appliances() == BOTH
     command = [*NAPU, "discover", "--lab", f"{driven.lab.name}/second", "--json"]
     found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert [entry["name"] for entry in json.loads(found.stdout)["appliances"]] == ["napu1", "napu2"]
+    appliances = json.loads(found.stdout)["appliances"]
+    assert [entry["name"] for entry in appliances] == ["napu1", "napu2"]
+    assert [entry["pipelines"] for entry in appliances] == [["digits"], ["digits"]]
+    assert [entry["firmware"]["version"] for entry in appliances] == ["9.8.7", "9.8.7"]
 
 
 def test_faults_are_changed_while_it_runs(driven: DrivenLab) -> None:

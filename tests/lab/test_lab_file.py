@@ -70,7 +70,7 @@ LAUGHS = "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in ran
         ("{", "f:1: "),
         ("x: &x [*x]\n", "f:1: an alias stands within what it names"),
         ("x0: &x0 [1]\n" + LAUGHS, "f:6: with its aliases followed this is more than 20000 values"),
-        ("[" * 5000, "f: it is nested too deeply"),
+        ("[" * 1000, "f: it is nested too deeply"),
         ("#" * (MAX_BYTES + 1), "f: a lab file has at most 65536 bytes"),
         ("name: \x00\n", "f: "),
         ("name: \udcff\n", "f"),

@@ -11,13 +11,15 @@ import pytest
 from host_sdk.lab.capability import capability
 from host_sdk.lab.enter import REFUSED
 from host_sdk.lab.lab import Lab
-from host_sdk.lab.topology import Appliance, Topology, default_mac
+from host_sdk.lab.topology import Appliance, Host, Topology, default_mac
 from host_sdk.wire.errors import ClosedError, ConfigError, DeviceError, NapuTimeoutError
 from tests.rig.labs import (
     echo_command,
     echo_topology,
     eventually,
+    exchange,
     lab_name,
+    mac_bytes,
     needs_lab,
     networks,
     networks_in_use,
@@ -199,6 +201,43 @@ def test_an_interrupt_of_the_terminal_reaches_the_owner_alone() -> None:
         sessions = {os.getsid(pid) for pid in (state.keeper.pid, state.host.pid, state.appliances[0].pid)}
         assert os.getpgrp() not in groups
         assert os.getsid(0) not in sessions
+
+
+def test_nodes_are_stopped_unplugged_and_ended_one_by_one() -> None:
+    topology = replace(echo_topology(), hosts=(Host(), Host("second", "02:6e:61:70:74:01")))
+    frame = (mac_bytes(default_mac(1)), b"x" * 50)
+    with Lab.up(topology) as lab:
+        assert lab.topology() == topology
+        assert [node.condition for node in lab.status().nodes] == ["up"] * 4
+        lab.pause("n1")
+        assert lab.status().find("n1").condition == "paused"
+        lab.resume("n1")
+        assert eventually(lambda: lab.status().find("n1").condition == "up")
+        lab.unplug("n1")
+        assert lab.status().find("n1").condition == "unplugged"
+        before = lab.counters()
+        exchange(lab, [frame], 0)
+        lost = lab.counters()
+        lab.plug("n1")
+        assert lab.status().find("n1").condition == "up"
+        assert len(exchange(lab, [frame], 1)[0]) == 1
+        after = lab.counters()
+        assert [each["host"].frames_out - before["host"].frames_out for each in (lost, after)] == [1, 2]
+        assert [each["n1"].frames_out - before["n1"].frames_out for each in (lost, after)] == [0, 1]
+        lab.signal("n2", signal.SIGTERM)
+        assert eventually(lambda: lab.status().find("n2").condition == "ended")
+        with pytest.raises(ConfigError, match="n2 of lab .* has ended"):
+            lab.signal("n2", signal.SIGTERM)
+        with pytest.raises(ConfigError, match="has no node n3; it has host, second, n1, n2"):
+            lab.logs("n3")
+        assert list(lab.logs("n1")) == []
+
+
+def test_a_cable_has_the_mtu_of_its_own() -> None:
+    topology = replace(echo_topology(mtu=3400), hosts=(Host(mtu=1400),))
+    with Lab.up(topology) as lab:
+        assert json.loads(on_node(lab, "host", INTERFACES))["eth0"][0] == 1400
+        assert json.loads(on_node(lab, "n1", INTERFACES))["eth0"][0] == 3400
 
 
 def test_a_command_inside_an_unknown_node_is_refused() -> None:

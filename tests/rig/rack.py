@@ -17,7 +17,8 @@ from tests.rig.scripted import IDENTITY, Scripted, reply_to
 
 BODY = b"abcd"
 BRISK = RequesterLimits(window=64, first_rto_ns=20_000_000)
-PATIENT = {"suspect_after": 50, "down_after": 50}  # for tests that have no use for an appliance that seems to be gone
+PATIENT = {"suspect_after": 100, "down_after": 100}  # so that a busy machine makes no appliance seem to be gone
+MORTAL = {"suspect_after": 1, "down_after": 5}  # for tests in which one is
 CANCEL = 0x20
 
 
@@ -36,26 +37,37 @@ class Rack:
 
     def cluster(self, *, request: float = 5.0, target: Any = None, **policy: Any) -> NapuCluster:
         timeout = Timeout(request, 1.0, 0.05)
-        chosen = ClusterPolicy(**{"refresh": 0.2, "quiet": 0.2, **policy})
+        chosen = ClusterPolicy(**{"refresh": 0.2, "quiet": 0.2, **PATIENT, **policy})
         return NapuCluster(self.switch.attach(), target, timeout=timeout, limits=BRISK, policy=chosen)
 
     def asynchronous(self, use: Callable[[AsyncNapuCluster], Awaitable[Any]], **policy: Any) -> Any:
         async def main() -> Any:
-            timeout, chosen = Timeout(5.0, 1.0, 0.05), ClusterPolicy(**{"refresh": 0.2, "quiet": 0.2, **policy})
+            timeout, chosen = (
+                Timeout(5.0, 1.0, 0.05),
+                ClusterPolicy(**{"refresh": 0.2, "quiet": 0.2, **PATIENT, **policy}),
+            )
             link = self.switch.attach()
             async with AsyncNapuCluster(link, timeout=timeout, limits=BRISK, policy=chosen) as cluster:
                 return await asyncio.wait_for(use(cluster), 20)
 
         return asyncio.run(main())
 
-    def first_says(self, answer: Callable[[Pdu], list[Pdu]]) -> list[str]:
-        """Have whoever gets the first request answer it so, and all else well; return where its name will be put."""
+    def first_says(self, answer: Callable[[Pdu], list[Pdu]], body: bytes = BODY) -> list[str]:
+        """Have whoever gets the first request answer it so, and all else well.
+
+        Args:
+            answer: What it says.
+            body: What that request holds: another one, where copies of those before may still be on their way.
+
+        Returns:
+            Where its name will be put.
+        """
         first: list[str] = []
         about: list[int] = []
 
         def script(name: str) -> Callable[[Pdu], list[Pdu]]:
             def infer(asked: Pdu) -> list[Pdu]:
-                if not first:
+                if not first and asked.payload[:4] == body:
                     first.append(name)
                     about.append(asked.request)
                 mine = first == [name] and about == [asked.request]

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host_sdk.operations import InferOptions
 from host_sdk.results import Inference
 from tests.rig.nodes import NodeProcess, node_process
 from tests.rig.packages import tensor_package
@@ -23,12 +22,12 @@ def node(tmp_path: Path) -> Iterator[NodeProcess]:
         yield node
 
 
-def check(node: NodeProcess, name: str, bodies: np.ndarray, *, crc: bool) -> dict[str, int]:
+def check(node: NodeProcess, name: str, bodies: np.ndarray) -> dict[str, int]:
     """Ask for every body, check every answer, and return by how much the node's counters rose."""
     with node.client(request=60.0, control=30.0) as client:
         client.control("pipeline.install", package=tensor_package(name, doubler((1, bodies.shape[1])), batch=32))
         before = client.stats()["hardware"]
-        answers = client.infer_many(name, bodies, options=InferOptions(crc=crc))
+        answers = client.infer_many(name, bodies)
         count = 0
         for body, answer in zip(bodies, answers, strict=True):
             assert isinstance(answer, Inference)
@@ -42,11 +41,10 @@ def check(node: NodeProcess, name: str, bodies: np.ndarray, *, crc: bool) -> dic
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("crc", [False, True], ids=["plain", "crc"])
-def test_a_hundred_thousand_requests_are_executed_once_each(node: NodeProcess, crc: bool) -> None:
-    count = 50_000  # twice, which makes a hundred thousand
+def test_tens_of_thousands_of_requests_are_executed_once_each(node: NodeProcess) -> None:
+    count = 50_000
     bodies = np.arange(count * SMALL, dtype=np.float32).reshape(count, SMALL)
-    rose = check(node, "small", bodies, crc=crc)
+    rose = check(node, "small", bodies)
     assert rose["inferences"] == count
     assert rose["frames_duplicate"] > count // 50
     assert rose["link_rx_fault_lost"] > count // 25
@@ -55,6 +53,6 @@ def test_a_hundred_thousand_requests_are_executed_once_each(node: NodeProcess, c
 
 def test_long_requests_with_long_answers_get_through(node: NodeProcess) -> None:
     bodies = np.arange(300 * LONG, dtype=np.float32).reshape(300, LONG)
-    rose = check(node, "long", bodies, crc=True)
+    rose = check(node, "long", bodies)
     assert rose["inferences"] == 300
     assert rose["notices"] > 0

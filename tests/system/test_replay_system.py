@@ -69,9 +69,9 @@ def test_once_requests_over_a_bad_cable_and_the_replay_is_the_same(reproducer: R
 
 def test_long_requests_too(reproducer: Reproducer, tmp_path: Path) -> None:
     served = packages()
-    faults = "loss=5%,duplicate=2%,reorder=5%"
-    with reproducer.wire(served, (faults, faults), seed=3) as wire:
+    with reproducer.wire(served, (FAULTS, FAULTS), seed=3) as wire:
         ask(wire, "long", 200, LONG)
+        assert wire.faulty.statistics().faults["rx_flipped"] > 10
         assert wire.virtual.device.counters()["notices"] > 0
     (capture,) = reproducer.captures
     check_replays(capture, served, tmp_path)

@@ -111,8 +111,8 @@ def test_any_extension_block_is_one_or_malformed(size: int, rest: bytes) -> None
     ("header", "payload", "status"),
     [
         (replace(INFER, flags=0x10), b"", Status.UNSUPPORTED_FLAG),
-        (replace(INFER, flags=0x8001), b"", Status.UNSUPPORTED_FLAG),  # and no room for a CRC
-        (replace(INFER, flags=Flag.CRC), b"abc", Status.MALFORMED),
+        (replace(INFER, flags=0x8001), b"", Status.BAD_CRC),  # no room for a CRC, which is looked at before the flags
+        (replace(INFER, flags=Flag.CRC), b"abc", Status.BAD_CRC),
         (replace(INFER, flags=Flag.CRC), b"abcd", Status.BAD_CRC),
         (replace(RESULT, flags=Flag.TRAILER), bytes(63), Status.MALFORMED),
         (replace(INFER, flags=Flag.EXTENSION), bytes(3), Status.MALFORMED),

@@ -172,7 +172,7 @@ class Exchange(RuleBasedStateMachine):
         names = [token.to_bytes(8, "big")[4:] for token in tokens]  # at the beginning of every fragment
         bodies = [name + answers.to_bytes(2, "big") + bytes(2) + name * (size // 4 - 2) for name in names]
         # Parts of two answers to copies of a datagram are told apart by its CRC alone (section 11.2).
-        crc |= not once and answers > 1
+        crc |= once or answers > 1
         header = Header(Opcode.INFER, 0, (Flag.ONCE if once else 0) | (Flag.CRC if crc else 0), pipeline=3)
         self.bodies |= dict(zip(tokens, bodies, strict=True))
         self.patient |= set(tokens) if timeout == LONG else set()

@@ -3,11 +3,11 @@
 import msgpack
 import pytest
 
-from tests.rig.frames import BUSY, CLOSE, CRC_FLAG, INFER, OK, OPEN, UNKNOWN_SESSION, Pdu, decode, message
+from tests.rig.frames import BUSY, CLOSE, INFER, OK, OPEN, UNKNOWN_SESSION, Pdu, decode, message
 from tests.rig.reference_responder import ReferenceResponder
 from tests.rig.reference_sessions import ResponderLimits
 
-ONCE, CANCELLED = 8, 20
+ONCE, CANCELLED = 9, 20  # with flag CRC
 CANCEL, SETTLE, RESEND, RESULT, WORKING, UNKNOWN, GRANT = 0x20, 0x21, 0x22, 0x90, 0xA0, 0xA1, 0xA2
 BASE = 100  # id of the OPEN
 
@@ -31,7 +31,7 @@ class Host:
         return message(Pdu(INFER, body, BASE + number, flags, self.session), 600)
 
     def notice(self, opcode: int, number: int, body: bytes = b"") -> list[Pdu]:
-        return self.send(Pdu(opcode, body, BASE + number, ONCE, self.session, fragment_size=600).encode())
+        return self.ask(Pdu(opcode, body, BASE + number, ONCE, self.session))
 
 
 @pytest.fixture
@@ -53,13 +53,12 @@ def test_a_session_begins_behind_its_open_and_is_found_again(host: Host) -> None
     assert msgpack.unpackb(resumed.payload)["next"] >= BASE + 5 + (1 << 32)
 
 
-@pytest.mark.parametrize("flags", [ONCE, ONCE | CRC_FLAG])
-def test_a_copy_waits_for_the_answer_and_then_gets_it_again(host: Host, flags: int) -> None:
-    (asked,) = host.infer(1, flags=flags)
+def test_a_copy_waits_for_the_answer_and_then_gets_it_again(host: Host) -> None:
+    (asked,) = host.infer(1)
     assert host.send(asked) == []
     assert kinds(host.send(asked, asked)) == [WORKING, WORKING]
     (answer,) = host.work()
-    assert (answer.status, answer.payload[:6], answer.flags) == (OK, b"abcabc", flags)
+    assert (answer.status, answer.payload[:6], answer.flags) == (OK, b"abcabc", ONCE)
     assert host.send(asked) == [answer]
     assert len(host.responder.executions) == 1
 
@@ -67,7 +66,7 @@ def test_a_copy_waits_for_the_answer_and_then_gets_it_again(host: Host, flags: i
 def test_fragments_are_granted_and_long_answers_asked_for(host: Host) -> None:
     first, second, third = host.infer(1, bytes(1500))
     (grant,) = host.send(third)
-    assert (grant.opcode, grant.payload.hex()) == (GRANT, "10000008" + "00000000" + "20")
+    assert (grant.opcode, grant.payload[:-4].hex()) == (GRANT, "10000008" + "00000000" + "20")
     assert kinds(host.send(first, second)) == []
     assert [pdu.fragment for pdu in host.work()] == [0, 1]  # 3000 bytes in five fragments, two of them unasked
     more = host.notice(RESEND, 1, bytes.fromhex("90000002" + "00000001" + "40"))

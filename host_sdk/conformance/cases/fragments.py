@@ -134,7 +134,7 @@ def conflict(rig: Rig, fields: dict[str, int]) -> None:
 @case("N-030 N-031", "a fragment with another {} ends a once request with FRAGMENT_CONFLICT", _CONFLICTS)
 def conflict_once(rig: Rig, fields: dict[str, int]) -> None:
     if "flags" in fields:
-        fields = {"flags": 8}
+        fields = {"flags": 1 | 2 | 8}
     _conflict(rig, fields, once=True)
 
 

@@ -1,6 +1,7 @@
 """Parts of a message: flags, extension block, trailer, CRC; and refusals."""
 
 import struct
+from typing import Any
 
 from host_sdk.conformance.case import NotApplicableError, Section
 from host_sdk.conformance.cases.fragments import CLASSES
@@ -8,7 +9,7 @@ from host_sdk.conformance.cases.header import KINDS, Make
 from host_sdk.conformance.frames import CRC, EXTENDED, ONCE, TRAILED, Frame, message
 from host_sdk.conformance.patterns import Mask, Pattern, described
 from host_sdk.conformance.rig import Rig
-from host_sdk.wire.schema import MAX_DETAIL, MAX_EXTENSION_BLOCK, TRAILER, Opcode, Status
+from host_sdk.wire.schema import HEADER_SIZE, MAX_DETAIL, MAX_EXTENSION_BLOCK, TRAILER, Opcode, Status
 
 SECTION = Section("parts of a message")
 case = SECTION.case
@@ -25,7 +26,7 @@ def once_flag(rig: Rig, once: bool) -> None:
 
 @case("N-098", "a RESULT that refuses a {} request has flag ONCE exactly when that has", CLASSES)
 def once_flag_refused(rig: Rig, once: bool) -> None:
-    frame = rig.put(Frame(Opcode.INFER, b"x", 0, ONCE if once else 0, 0x1234_5678))
+    frame = rig.put(Frame(Opcode.INFER, b"x", 0, CRC | ONCE if once else 0, 0x1234_5678))
     rig.expect(Pattern(opcode=Opcode.RESULT, request=frame.request, flags=Mask(ONCE if once else 0, ONCE)))
 
 
@@ -40,29 +41,66 @@ def unknown_flag_bit(rig: Rig, flag: int) -> None:
     rig.refused(Frame(Opcode.INFER, b"x", 0, flag, 0x1234_5678), Status.UNSUPPORTED_FLAG)
 
 
-_SHORT = {
-    "CRC, in 3 bytes": (CRC, b"abc"),
-    "EXTENSION, in 2 bytes": (EXTENDED, b"ab"),
-    "both, in 6 bytes": (CRC | EXTENDED, b"abcdef"),
+@case("N-039", "a request of {} is answered MALFORMED", {"2 bytes": EXTENDED, "2 bytes and a CRC": CRC | EXTENDED})
+def too_short(rig: Rig, flags: int) -> None:
+    rig.refused(Frame(Opcode.INFER, b"ab", 0, flags, 0x1234_5678), Status.MALFORMED)
+
+
+@case("N-145", "a once INFER without flag CRC, in a session whose OPEN had it, is answered MALFORMED and not run")
+def bare_once(rig: Rig) -> None:
+    frame = rig.infer(rig.open(), once=True)
+    rig.put(frame.but(flags=ONCE))
+    pattern = Pattern(opcode=Opcode.RESULT, request=frame.request)
+    rig.has_status(rig.expect(pattern), Status.MALFORMED)
+    rig.right(rig.ask(frame))  # nothing was kept
+
+
+@case("N-145", "fragments of a once INFER without flag CRC are answered MALFORMED")
+def bare_once_fragments(rig: Rig) -> None:
+    frame = rig.infer(rig.open(), once=True)
+    rig.send(rig.pieces(frame.but(flags=ONCE), 3)[0])
+    pattern = Pattern(opcode=Opcode.RESULT, request=frame.request)
+    rig.has_status(rig.expect(pattern), Status.MALFORMED)
+    rig.send(*rig.pieces(frame, 3))
+    rig.right(rig.answer(frame))
+
+
+@case("N-036 N-111", "a once INFER without flag CRC, in a session whose OPEN had none, is run and answered without")
+def bare_session(rig: Rig) -> None:
+    opening = rig.opening()
+    session = rig.open(frame=opening.but(flags=0))
+    rig.right(rig.ask(rig.infer(session, once=True, flags=ONCE)))
+
+
+@case("N-145", "a SETTLE with flag ONCE and without flag CRC settles nothing")
+def bare_settle(rig: Rig) -> None:
+    frame = rig.infer(rig.open(), once=True)
+    first = rig.right(rig.ask(frame))
+    rig.send(Frame(Opcode.SETTLE, b"", frame.request, ONCE, frame.session).encode())
+    rig.put(frame)
+    rig.check(rig.answer(frame).body == first.body, "the same answer again", "another")
+
+
+_UNSEEN: dict[str, tuple[Status, dict[str, Any]]] = {
+    "flag 0x8000": (Status.UNSUPPORTED_FLAG, {"flags": CRC | 0x8000}),
+    "a length of 4294967295": (Status.TOO_LARGE, {"length": 0xFFFF_FFFF}),
 }
 
 
-@case("N-039", "an INFER too short for {} is answered MALFORMED", _SHORT)
-def too_short(rig: Rig, part: tuple[int, bytes]) -> None:
-    frame = Frame(Opcode.INFER, part[1], rig.number(), part[0], 0x1234_5678)
-    if part[0] == CRC | EXTENDED:  # so that its CRC is right
-        rig.put(frame.but(payload=part[1][:2]))
-    else:
-        rig.send(frame.encode())
+@case("N-146", "the refusal of a fragment with {} repeats its header", _UNSEEN)
+def refused_header(rig: Rig, refused: tuple[Status, dict[str, Any]]) -> None:
+    status, fields = refused
+    frame = rig.infer(rig.open())
+    size = len(frame.payload) // 2
+    if size < 1:
+        raise NotApplicableError("the pipeline's input is too short for fragments")
+    size = min(size, 512)
+    whole = {"length": len(frame.payload) + 4, "fragment_size": size, "fragment": 1}
+    piece = frame.but(**{**whole, **fields}, payload=frame.payload[size : 2 * size]).encode()
+    rig.send(piece)
     reply = rig.expect(Pattern(opcode=Opcode.RESULT, request=frame.request))
-    rig.has_status(reply, Status.MALFORMED)
-
-
-@case("N-039", "a CONTROL too short for its CRC is answered MALFORMED")
-def control_too_short(rig: Rig) -> None:
-    frame = Frame(Opcode.CONTROL, b"abc", rig.number(), CRC)
-    rig.send(frame.encode())
-    rig.has_status(rig.expect(Pattern(opcode=Opcode.CONTROLLED, request=frame.request)), Status.MALFORMED)
+    rig.has_status(reply, status)
+    rig.check(reply.refused_header == piece[:HEADER_SIZE], "extension 2 with the header", described(reply))
 
 
 _LENGTHS = {"max_message + 1": 1, "4294967295": 0}
@@ -185,6 +223,14 @@ def right_crc_trailer(rig: Rig) -> None:
 def bad_crc(rig: Rig, make: Make) -> None:
     frame = make(rig)
     rig.send(*message(frame, 1400, spoil_crc=True))
+    reply = rig.expect(Pattern(opcode=frame.opcode | 0x80, request=frame.request))
+    rig.has_status(reply, Status.BAD_CRC)
+
+
+@case("N-048", "{} too short for its CRC is answered BAD_CRC", KINDS)
+def no_crc(rig: Rig, make: Make) -> None:
+    frame = make(rig)
+    rig.send(frame.but(payload=b"abc").encode())
     reply = rig.expect(Pattern(opcode=frame.opcode | 0x80, request=frame.request))
     rig.has_status(reply, Status.BAD_CRC)
 

@@ -20,10 +20,13 @@ from host_sdk.wire.exchange.slots import NEVER, Slots
 from host_sdk.wire.exchange.states import REQUEST_RULES, RequestAction, RequestEvent, RequestState
 from host_sdk.wire.header import TRAILER_DTYPE, Header
 from host_sdk.wire.message import Message
-from host_sdk.wire.schema import REPLY_BIT, RETRY_AFTER_UNIT_US, Flag, Opcode, Status
+from host_sdk.wire.schema import HEADER_SIZE, REFUSED_HEADER, REPLY_BIT, RETRY_AFTER_UNIT_US, Flag, Opcode, Status
 
-TRANSIENT = (Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, Status.BAD_CRC)
+# Nobody sent what these are about: fragments that contradict each other; a seal, to which there is no window here.
+DAMAGED = (Status.BAD_CRC, Status.FRAGMENT_CONFLICT, Status.UNKNOWN_KEY)
+TRANSIENT = (Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, *DAMAGED)
 _ELSEWHERE = (Status.BUSY, Status.UNAVAILABLE)  # what another appliance may have room for
+_UNCOVERED = slice(23, 26)  # of a header: credits and fragment, in which fragments may differ
 UNIT_NS = RETRY_AFTER_UNIT_US * 1000
 OVERTAKEN = "overtaken"  # why a request is probed before its timeout
 LOOK_NS = 1_000_000  # how far apart two requests are sent at least for the one to overtake the other
@@ -150,6 +153,8 @@ class Course:
 
     def answered(self, slot: int, message: Message, now: int) -> None:
         """Take a whole answer, and tell a final one from one that says: not now."""
+        if self._of_another(slot, message):
+            message = replace(message, header=replace(message.header, status=int(Status.BAD_CRC)))
         header = message.header
         self.grant(header.credits)
         if header.status in TRANSIENT:
@@ -160,6 +165,14 @@ class Course:
         self._long_answers |= header.fragments > 1 and bool(header.flags & Flag.ONCE)
         self.happen(slot, RequestEvent.ANSWER, now, _said(message))
         self.gone |= header.status == Status.UNKNOWN_SESSION and self.opcode == Opcode.INFER
+
+    def _of_another(self, slot: int, refusal: Message) -> bool:
+        """Return whether a refusal repeats a header that the request did not have: it was damaged on the way."""
+        for extension in refusal.extensions:
+            if extension.type == REFUSED_HEADER and len(extension.value) == HEADER_SIZE:
+                own = self.slots.flights[slot].headers(int(self.slots.rows[slot]), np.zeros(1, np.int64))
+                return _covered(extension.value) != _covered(own.tobytes())
+        return False
 
     def happen(self, slot: int, event: RequestEvent, now: int, said: Any = None) -> None:
         """Do what the rules say about an event, ``said`` being what came with it."""
@@ -307,6 +320,11 @@ class Course:
         flight = self.slots.flights[slot]
         header: Header = replace(flight.header, request=int(self.slots.ids[slot]), session=self.sender.session)
         return header
+
+
+def _covered(header: bytes) -> bytes:
+    """Return a header's bytes without those in which the fragments of a message may differ."""
+    return header[: _UNCOVERED.start] + header[_UNCOVERED.stop :]
 
 
 def _said(answer: Message) -> Said:

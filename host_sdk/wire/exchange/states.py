@@ -159,7 +159,7 @@ REQUEST_EVENT_MEANING = {
     RequestEvent.UNKNOWN: "UNKNOWN",
     RequestEvent.PART: "a fragment of its answer, others missing",
     RequestEvent.ANSWER: "its answer is whole, with a final status",
-    RequestEvent.REFUSED: "its answer is BUSY, UNAVAILABLE, REASSEMBLY_TIMEOUT or BAD_CRC",
+    RequestEvent.REFUSED: "its answer says that it can be sent again (section 6)",
     RequestEvent.GIVEN_UP: "its user's time is over, or its user cancels it",
 }
 

@@ -22,6 +22,7 @@ from host_sdk.wire.errors import (
 )
 from host_sdk.wire.links.base import BROADCAST, EMPTY, FrameBatch, LinkStatistics
 from host_sdk.wire.links.mmsg import MessageSocket, count_drops, count_error, enlarge_buffers, receive_capacity
+from host_sdk.wire.links.names import PeerNames, resolve_all, split_address
 from host_sdk.wire.links.waiting import Waiter
 
 ETHERNET_MTU = 1472  # bytes: an Ethernet frame of 1500 without the headers of IPv4 and UDP
@@ -44,7 +45,8 @@ class UdpLink:
     Args:
         host: Address or name to bind to.
         port: UDP port to bind to; 0 has the kernel choose one.
-        peers: Addresses, ``host:port`` or ``host``, that a broadcast goes to, one datagram to each.
+        peers: Who a broadcast goes to, ``host:port`` or ``host``, one datagram to each address. A name may have
+            several, and is looked up again while broadcasts go on: :class:`PeerNames`.
         mtu: Bytes of the largest PDU, schema.MIN_MTU to 65507; more than 1472 suits loopback.
 
     Raises:
@@ -70,9 +72,9 @@ class UdpLink:
         if not 0 <= port <= 0xFFFF:
             raise ConfigError(f"a UDP port is a number up to 65535, not {port}")
         self._mtu = mtu
-        self._peers = [split_address(peer) for peer in peers]
+        self._peers = PeerNames(peers)
         with contextlib.ExitStack() as opened:
-            self._socket = opened.enter_context(_open_socket(resolve(host), port))
+            self._socket = opened.enter_context(_open_socket(resolve_all(host)[0], port))
             self._messages = MessageSocket(self._socket, _ADDRESS, mtu)
             opened.pop_all()
         self._messages.tx.addresses["family"] = socket.AF_INET
@@ -123,7 +125,10 @@ class UdpLink:
         Raises:
             ConfigError: The text is no such address, or the host has none.
         """
-        return BROADCAST if text == "broadcast" else _key(*split_address(text))
+        if text == "broadcast":
+            return BROADCAST
+        host, port = split_address(text)
+        return _key(resolve_all(host)[0], port)
 
     def receive(self) -> FrameBatch:
         """Return the PDUs that have arrived.
@@ -184,7 +189,7 @@ class UdpLink:
         taken = 0
         for index, key in enumerate(batch.peers.tolist()):
             one = (str(ipaddress.IPv4Address(key >> 16)), key & 0xFFFF)
-            hosts = self._peers if key == BROADCAST else [one]
+            hosts = self._peers.addresses() if key == BROADCAST else [one]
             count_drops(self._counted.tx_drops, "no_peers", int(not hosts))
             pdu = batch.pdu(index)
             if sum(self._send_one(pdu, host) for host in hosts):
@@ -228,33 +233,6 @@ class UdpLink:
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError(f"the link udp:{self.format_address(self._address)} is closed")
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Return IPv4 address and port of ``host:port`` or ``host``.
-
-    Raises:
-        ConfigError: The text is neither, or the host has no IPv4 address.
-    """
-    host, colon, port = text.partition(":")
-    if not host or (colon and not port.isdecimal()):
-        raise ConfigError(f"{text!r} is not an address; write it as 192.0.2.7:{schema.UDP_PORT} or 192.0.2.7")
-    number = int(port or schema.UDP_PORT)
-    if not 1 <= number <= 0xFFFF:
-        raise ConfigError(f"{text!r}: a UDP port is a number from 1 to 65535")
-    return resolve(host), number
-
-
-def resolve(host: str) -> str:
-    """Return the IPv4 address of a host.
-
-    Raises:
-        ConfigError: It has none.
-    """
-    try:
-        return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_DGRAM)[0][4][0])
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"host {host!r} has no IPv4 address: {error}") from error
 
 
 def _key(host: str, port: int) -> int:
