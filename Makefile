@@ -2,7 +2,7 @@
 # PYTHON chooses the interpreter when an environment is made: make demo PYTHON=python3.12
 SHELL = /bin/sh
 .SUFFIXES:
-.PHONY: help demo lab bench test sweep fuzz lint format lock clean
+.PHONY: help demo lab soak bench test sweep fuzz lint format lock clean
 .DEFAULT_GOAL := help
 
 # The environments are complete; what steers the caller's own Python must not reach into them.
@@ -28,6 +28,10 @@ demo: ## show appliances answering, in a lab on this machine
 lab: ## show containers as a cluster, of which one is killed and no image is lost
 	@.ci/setup
 	@docker/engine run --install -- sh -ec 'docker/build --quiet >/dev/null; exec $(BIN)/napu demo --docker $(ARGS)'
+
+soak: ## hurt appliances in containers every 10 s for 10 minutes; nothing may be lost or grow (ARGS="--minutes 2 --seed 7"; root)
+	@.ci/setup
+	@docker/engine run --install -- $(BIN)/python -m tests.system.soak $(ARGS)
 
 bench: ## measure appliances beside inference servers, which it installs into a cache (ARGS=--quick for a short look)
 	@.ci/setup
