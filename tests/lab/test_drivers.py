@@ -105,7 +105,7 @@ def test_discover_and_infer_as_any_host(driven: DrivenLab, tmp_path: Path) -> No
     found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     appliances = json.loads(found.stdout)["appliances"]
     assert [entry["name"] for entry in appliances] == ["napu1", "napu2"]
-    assert [entry["pipelines"] for entry in appliances] == [["digits"], ["digits"]]
+    assert [list(entry["pipelines"]) for entry in appliances] == [["digits"], ["digits"]]
     assert [entry["firmware"]["version"] for entry in appliances] == ["9.8.7", "9.8.7"]
 
 
