@@ -21,7 +21,7 @@ def switch() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def appliance(napu_image: str, switch: str) -> Iterator[str]:
-    with container(unique("appliance"), f"--network={switch}", image=napu_image) as name:
+    with container(unique("appliance"), f"--network={switch}", "--health-interval=2s", image=napu_image) as name:
         wait_for(lambda: '"firmware": true' in docker("logs", name).stdout, "the firmware runs")
         yield name
 

@@ -56,6 +56,7 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(napu_image: str, captures: Path) -> Iterator[Project]:
     environment = {
         "NAPU_IMAGE": napu_image,
+        "NAPU_HEALTH_INTERVAL": "2s",
         "NAPU_BRIDGE": f"napu-t{os.getpid()}",
         "NAPU_CAPTURES": str(captures),
         "NAPU_USER": f"{os.getuid()}:{os.getgid()}",

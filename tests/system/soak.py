@@ -192,6 +192,8 @@ def parsed() -> argparse.Namespace:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):  # once: what is there is taken down now
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

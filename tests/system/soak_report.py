@@ -102,7 +102,8 @@ class Report:
             lines += [f"{'all':<12}{len(self.faults):>6}{counts}", f"lost: {total['lost']}", ""]
             lines += [f"errors by name: {total['errors'] or 'none'}", *total["examples"]]
         lines += self._growth_lines()
-        lines += ["", *(self.problems() or ["nothing lost, nothing wrong, nothing left, no growth seen"])]
+        well = "nothing lost, nothing wrong, nothing left" + (", no growth" if self.growth else "")
+        lines += ["", *(self.problems() or [well])]
         return "\n".join(lines)
 
     def _growth_lines(self) -> list[str]:
