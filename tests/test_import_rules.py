@@ -46,6 +46,7 @@ RULES = {
     "host_sdk.capture": Rule(("host_sdk",), ("dpkt", "matplotlib", "msgpack", "numpy", "scapy")),
     "host_sdk.lab": Rule(("host_sdk",), ("pyroute2", "yaml")),
     "host_sdk.lab.docker": Rule(("host_sdk",), ("docker", "requests", "urllib3")),
+    "host_sdk.lab.labs": Rule(("host_sdk",), ("docker",)),  # to see whether it is there
     "host_sdk.lab.graph_picture": Rule(("host_sdk",), ("matplotlib",)),
     "host_sdk.cli": Rule(("host_sdk", "appliance", "firmware"), ("numpy", "rich", "typer")),
     "host_sdk.cli.contact_sheet": Rule((), ("PIL",)),

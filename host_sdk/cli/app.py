@@ -21,7 +21,6 @@ COMMANDS: Final = {
     "status": "manage:status",
     "fw": "fw:fw_app",
     "attest": "attest:attest",
-    "cluster": "cluster:cluster_app",
     "lab": "lab:lab_app",
     "ca": "ca:ca_app",
     "link": "lab:link",

@@ -60,7 +60,9 @@ def replay(
             replies, facts = _to_node(plan, node, speed, link, lab)
         result = _compared(plan, replies, facts)
     if as_json:
-        shown = {**asdict(result), "differences": [str(entry) for entry in result.differences]}
+        # asdict makes a Counter of a Counter's items, not of what they count.
+        told = {"differences": [str(entry) for entry in result.differences], "fields": dict(result.fields)}
+        shown = {**asdict(result), **told}
         print_json({"appliance": plan.appliance, "left_out": dict(plan.left_out), **facts, "answers": shown})
     else:
         _print(plan, facts, result)

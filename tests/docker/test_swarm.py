@@ -55,7 +55,7 @@ def test_a_swarm_of_two_machines(napu_image: str) -> None:
     with Swarm() as swarm:
         swarm.load(napu_image)
         for name, files in STACKS.items():
-            swarm.deploy(name, files, NAPU_IMAGE=napu_image, NAPU_HEALTH_INTERVAL="3s")
+            swarm.deploy(name, files, NAPU_IMAGE=napu_image, NAPU_HEALTH_INTERVAL="3s", NAPU_HEALTH_RETRIES="20")
         for name in STACKS:
             assert eventually(partial(all_run, swarm, name), READY_S), name
         for name in STACKS:

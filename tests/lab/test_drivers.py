@@ -19,7 +19,7 @@ from host_sdk.capture.packet import LINKTYPE_ETHERNET
 from host_sdk.cli.demo_images import held_out
 from host_sdk.cli.lab import with_node_commands
 from host_sdk.lab.labs import DOCKER, all_labs, find_lab, up_lab
-from host_sdk.lab.topology import Topology
+from host_sdk.lab.topology import Topology, default_mac
 from host_sdk.wire.errors import ConfigError, DeviceError
 from host_sdk.wire.schema import Opcode
 from tests.rig.driven import FIRST, NAPU, DrivenLab, driven_lab, left_behind
@@ -55,6 +55,8 @@ def driven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 BOTH = {"napu1": [FIRST, 1600], "napu2": ["02:6e:61:70:75:02", 1600]}
 (DIGIT,) = held_out(1)
+# Frames of others are there as well: appliances in containers check their own health, and a bridge floods the answers.
+HOST = bytes.fromhex(default_mac(0).replace(":", ""))
 
 
 def test_a_lab_is_up_found_and_described(driven: DrivenLab) -> None:
@@ -103,7 +105,7 @@ def test_discover_and_infer_as_any_host(driven: DrivenLab, tmp_path: Path) -> No
     found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     appliances = json.loads(found.stdout)["appliances"]
     assert [entry["name"] for entry in appliances] == ["napu1", "napu2"]
-    assert [entry["pipelines"] for entry in appliances] == [["digits"], ["digits"]]
+    assert [list(entry["pipelines"]) for entry in appliances] == [["digits"], ["digits"]]
     assert [entry["firmware"]["version"] for entry in appliances] == ["9.8.7", "9.8.7"]
 
 
@@ -163,7 +165,8 @@ def test_a_capture_at_the_switch_has_every_frame(driven: DrivenLab, tmp_path: Pa
         packets, metadata = list(captured), captured.metadata()
     assert metadata["lab"]["name"] == driven.lab.name
     assert [entry["name"] for entry in metadata["appliances"]] == ["napu1", "napu2"]
-    assert inferences(find_pdus(CapturedFrames.of(packets), LINKTYPE_ETHERNET).headers["opcode"].tolist()) == (3, 3)
+    ours = [packet for packet in packets if HOST in (packet.data[:6], packet.data[6:12])]
+    assert inferences(find_pdus(CapturedFrames.of(ours), LINKTYPE_ETHERNET).headers["opcode"].tolist()) == (3, 3)
 
 
 def inferences(opcodes: list[int]) -> tuple[int, int]:
@@ -172,18 +175,19 @@ def inferences(opcodes: list[int]) -> tuple[int, int]:
 
 def test_a_capture_at_a_containers_cable_knows_which_way_frames_went(driven: DrivenLab) -> None:
     ring = driven.lab.ring("napu1")
-    if ring is None:
-        pytest.skip("frames of namespaces are taken inside of them: tests/lab/test_lab_capture.py")
+    if ring is None:  # frames of namespaces are taken inside of them: tests/lab/test_lab_capture.py
+        assert driven.driver == "netns"
+        return
     with contextlib.closing(ring):
         driven.infer(DIGIT.jpeg, 3)
         ring.stop()
         found = []
         for memory, entries in ring.entries():
-            found += [(entry.outgoing, memory[entry.start + 15]) for entry in entries if entry.captured > 15]
+            found += [(entry.outgoing, bytes(memory[entry.start : entry.start + 16])) for entry in entries]
         assert ring.taken() == len(found)
         assert ring.dropped == 0
-    assert inferences([opcode for outgoing, opcode in found if not outgoing]) == (3, 0)
-    assert inferences([opcode for outgoing, opcode in found if outgoing]) == (0, 3)
+    assert inferences([head[15] for outgoing, head in found if not outgoing and head[6:12] == HOST]) == (3, 0)
+    assert inferences([head[15] for outgoing, head in found if outgoing and head[:6] == HOST]) == (0, 3)
 
 
 def test_counters_tell_what_went_over_a_cable(driven: DrivenLab) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from host_sdk.cli.demo_images import held_out
-from host_sdk.cli.lab import make_topology
+from host_sdk.cli.lab import make_topology, with_node_commands
 from host_sdk.cli.output import INSIDE
 from host_sdk.client import NapuClient
 from host_sdk.lab.lab import Lab
@@ -130,7 +130,7 @@ def napu(*arguments: str, bound: float) -> dict[str, Any]:
 
 def infer(name: str, requests: int, seed: int, file: Path) -> Iterator[Check]:
     """Bring a lab up, infer over its clean cable and then, captured, over the damaged one."""
-    with Lab.up(make_topology(name, 1, 1500, "auto", "napu-s", ("", "", seed))) as lab:
+    with Lab.up(with_node_commands(make_topology(name, 1, 1500, "auto", "napu-s", ("", "", seed)))) as lab:
         clean = asked(lab, IMAGES)
         lab.faults(NODE, FAULTS, FAULTS)
         with captured(lab, file) as report:

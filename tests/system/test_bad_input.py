@@ -134,9 +134,9 @@ def test_a_flipped_bit_anywhere_is_never_an_answer(bench: Bench, position: int) 
 @pytest.mark.parametrize("flags", [CRC_FLAG, CRC_FLAG | EXTENSION_FLAG])
 def test_no_room_for_the_crc(bench: Bench, flags: int) -> None:
     pdu = bench.infer(b"abc", flags=flags)
-    with bench.counts(answers_malformed=1):
+    with bench.counts(answers_bad_crc=1):
         bench.wire.send(pdu.encode())
-        assert bench.wire.receive().status == frames.MALFORMED
+        assert bench.wire.receive().status == frames.BAD_CRC
 
 
 @pytest.mark.parametrize(

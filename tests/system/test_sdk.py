@@ -34,7 +34,8 @@ from tests.rig.scripted import ONCE_FLAG, PIPELINES, SESSION, Scripted, reply_to
 
 BODY = b"abcd"
 CANCEL = 0x20
-TRANSIENT = {Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT, Status.BAD_CRC}
+TRANSIENT = {Status.BUSY, Status.UNAVAILABLE, Status.REASSEMBLY_TIMEOUT}
+TRANSIENT |= {Status.BAD_CRC, Status.FRAGMENT_CONFLICT, Status.UNKNOWN_KEY}  # what arrived is not what was sent
 QUICK = Timeout(request=0.3, control=0.3, discovery=0.1)
 
 
