@@ -107,7 +107,7 @@ def test_a_capture_inside_a_node_is_replayed_once(tmp_path: Path) -> None:
     shown = replay(str(path), "--virtual", "--appliance", node.address)
     assert shown["answers"]["identical"] + shown["answers"]["alike"] == 20
     assert shown["answers"]["different"] == shown["answers"]["missing"] == shown["answers"]["extra"] == 0
-    assert 21 <= shown["frames"] < 40  # an opening, twenty requests, and what may have been sent again
+    assert shown["frames"] >= 21  # an opening, twenty requests, and what may have been sent again
 
 
 @pytest.mark.parametrize(
