@@ -1,6 +1,7 @@
 """The Docker engine: where it is, and its refusals as errors of this project."""
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from typing import Final
 
@@ -37,11 +38,27 @@ def opened_engine() -> Iterator[DockerClient]:
         EngineError: It refused what was asked for; subclasses and other errors as :func:`explained`.
     """
     with explained():
+        _knock(engine_address())
         client = docker.from_env(timeout=CALL_TIMEOUT_S)
         try:
             yield client
         finally:
             client.close()
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at a Unix socket: where nobody does, the Docker SDK leaves its own socket open.
+
+    Raises:
+        ConnectionError: Nobody does.
+    """
+    if not address.startswith("unix://"):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
+        try:
+            knocking.connect(address.removeprefix("unix://"))
+        except OSError as error:
+            raise ConnectionError(error.strerror) from None
 
 
 @contextlib.contextmanager
@@ -67,7 +84,7 @@ def explained() -> Iterator[None]:
         raise ClosedError(f"it has gone from the engine at {engine_address()}: {error.explanation}") from None
     except APIError as error:
         raise _refusal(error) from None
-    except (DockerException, requests.RequestException) as error:
+    except (DockerException, requests.RequestException, ConnectionError) as error:
         raise EngineUnavailableError(
             f"no Docker engine answers at {engine_address()} ({error}); start one, say in DOCKER_HOST where it is, "
             "or make the lab with '--driver netns'"
