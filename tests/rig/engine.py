@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from host_sdk.wire.errors import ConfigError
+
 ROOT = Path(__file__).parents[2]
 BUILD_TIMEOUT_S = 600
 COMMAND_TIMEOUT_S = 60
@@ -42,9 +44,12 @@ needs_engine = _skip(_refusal("version", "--format", "{{.Server.Version}}"), "no
 needs_compose = _skip(_refusal("compose", "version"), "there is no Docker Compose")
 
 
-@pytest.fixture(scope="session")
-def napu_image() -> str:
-    """Return the name of the image that containers are made of: NAPU_IMAGE, or one built from this tree."""
+def built_image() -> str:
+    """Return the name of the image that containers are made of: NAPU_IMAGE, or one built from this tree.
+
+    Raises:
+        ConfigError: It cannot be built.
+    """
     given = os.environ.get("NAPU_IMAGE")
     if given:
         return given
@@ -53,8 +58,15 @@ def napu_image() -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = [sys.executable, str(ROOT / "docker/build_image.py"), "--quiet"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
-    assert done.returncode == 0, done.stderr
+    if done.returncode:
+        raise ConfigError(f"the image cannot be built: {done.stderr}")
     return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def napu_image() -> str:
+    """Return the name of the image that containers are made of."""
+    return built_image()
 
 
 def docker(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":

@@ -19,7 +19,7 @@ from typing import Any, Final
 from host_sdk.lab.docker.engine import opened_engine
 from host_sdk.wire.errors import NapuError
 from tests.rig.container_lab import why_not
-from tests.rig.engine import ROOT
+from tests.rig.engine import ROOT, built_image
 from tests.rig.usage import family, group_cpu_s, usage
 
 GOAL_MB: Final = 60.0  # beyond pages that are shared
@@ -129,6 +129,7 @@ def main() -> int:
         sys.stderr.write(f"fleet: {reason}\n")
         return 2
     try:
+        os.environ["NAPU_IMAGE"] = built_image()
         figures = run(arguments.appliances, arguments.seconds)
     except (NapuError, subprocess.SubprocessError) as error:
         sys.stderr.write(f"fleet: {error}\n")

@@ -13,7 +13,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ from typing import Final, NoReturn
 from host_sdk.wire.errors import ConfigError, NapuError
 from tests.rig.container_faults import FAULTS, Fault, FaultError, wait_until
 from tests.rig.container_lab import FaultLab, Victim, fault_lab, left_of, why_not
-from tests.rig.engine import BUILD_TIMEOUT_S, ROOT
+from tests.rig.engine import built_image
 from tests.rig.load_process import LoadProcess, load_process
 from tests.rig.usage import Growth, Usage, family, growth, usage
 from tests.system.soak_report import Befallen, Report
@@ -157,21 +156,6 @@ def run(arguments: argparse.Namespace) -> Report:
     return report
 
 
-def prepare_image() -> None:
-    """Have an image of this tree, unless one is named.
-
-    Raises:
-        ConfigError: It cannot be built.
-    """
-    if os.environ.get("NAPU_IMAGE"):
-        return
-    command = [sys.executable, str(ROOT / "docker/build_image.py"), "--quiet"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=BUILD_TIMEOUT_S, check=False)
-    if done.returncode:
-        raise ConfigError("the image cannot be built, as said above")
-    os.environ["NAPU_IMAGE"] = done.stdout.strip()
-
-
 def parsed() -> argparse.Namespace:
     """Return the arguments."""
     parser = argparse.ArgumentParser(
@@ -205,7 +189,7 @@ def main() -> int:
     try:
         if reason := why_not():
             raise ConfigError(reason)
-        prepare_image()
+        os.environ["NAPU_IMAGE"] = built_image()
         report = run(arguments)
     except NapuError as error:
         tell(f"soak: {error}")
