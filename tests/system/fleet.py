@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -60,24 +60,14 @@ class Fleet:
         return report
 
 
-def cpu_s(pids: Sequence[int]) -> float:
-    """Return the processor time of processes, to a tick."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total * _TICK_S
-
-
-def engine_pids() -> list[int]:
-    """Return the processes of the engine: its daemon, and those that stand between it and containers."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            if path.read_text().strip() in ("dockerd", "containerd", "containerd-shim"):
-                found.append(int(path.parent.name))
-        except OSError:  # it has ended meanwhile
-            continue
+def engine_cpu_s() -> dict[int, float]:
+    """Return the processor time of each process of the engine: its daemon, and those between it and containers."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if (path / "comm").read_text().strip() in ("dockerd", "containerd", "containerd-shim"):
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                found[int(path.name)] = (int(fields[11]) + int(fields[12])) * _TICK_S
     return found
 
 
@@ -85,11 +75,11 @@ def measure(fleet: Fleet, count: int, seconds: float) -> dict[str, float]:
     """Return the figures of a fleet that is up."""
     time.sleep(_SETTLE_S)
     pids = [int(state["Pid"]) for state in fleet.states()]
-    engine = engine_pids()
-    begun, before, engine_before = time.monotonic(), [group_cpu_s(pid) for pid in pids], cpu_s(engine)
+    begun, before, engine_before = time.monotonic(), [group_cpu_s(pid) for pid in pids], engine_cpu_s()
     time.sleep(seconds)
     span = time.monotonic() - begun
     spent = [group_cpu_s(pid) - was for pid, was in zip(pids, before, strict=True)]
+    engine = sum(now - engine_before[pid] for pid, now in engine_cpu_s().items() if pid in engine_before)
     held = [usage(family(pid), 0) for pid in pids]
     return {
         "appliances": count,
@@ -100,7 +90,7 @@ def measure(fleet: Fleet, count: int, seconds: float) -> dict[str, float]:
         "pss_mb_all": sum(each.pss_kb for each in held) / _MB,
         "cpu_percent": mean(spent) / span * 100,
         "cpu_percent_most": max(spent) / span * 100,
-        "engine_cpu_percent_each": (cpu_s(engine) - engine_before) / span * 100 / count,
+        "engine_cpu_percent_each": engine / span * 100 / count,
         "rest_s": span,
     }
 
