@@ -1,6 +1,7 @@
 """What befalls an appliance in a container costs a cluster's client nothing, and the appliance comes back by itself."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,8 +16,10 @@ from tests.rig.container_faults import (
     FAULTS,
     FILLER,
     Fault,
+    FaultError,
     clock_ahead,
     interfaces,
+    send,
     wait_until,
 )
 from tests.rig.container_lab import FaultLab, Victim, fault_lab, why_not
@@ -166,4 +169,17 @@ def test_load_moves_away_from_a_slow_node(loaded: Loaded) -> None:
         fault.end(victim)
     others = [count for node, count in shares.items() if node != victim.node]
     assert shares[victim.node] < min(others), shares
+    loaded.await_back(victim)
+
+
+def test_no_signal_goes_to_a_node_that_has_no_process(loaded: Loaded) -> None:
+    victim = loaded.victim(FAULTS["kill"])
+    loaded.load.enter("away")
+    victim.container.stop(timeout=10)
+    try:
+        assert victim.pid == 0  # as a signal's target that is the group of the sender
+        with pytest.raises(FaultError, match="has no process that SIGCONT"):
+            send(victim, signal.SIGCONT)
+    finally:
+        victim.container.start()
     loaded.await_back(victim)

@@ -61,9 +61,22 @@ def _await_another(victim: Victim, pid: int) -> None:
     wait_until(lambda: victim.pid not in (0, pid), f"{victim.node} is started again")
 
 
+def send(victim: Victim, number: signal.Signals) -> int:
+    """Send a signal to the node's process; return its id.
+
+    Raises:
+        FaultError: There is no process.
+    """
+    pid = victim.pid
+    if pid <= 0:  # which to the kernel means the sender and its whole group
+        raise FaultError(f"{victim.node} has no process that {number.name} could be sent to")
+    os.kill(pid, number)
+    return pid
+
+
 def _kill(victim: Victim) -> None:
     # Not by the engine: its own kill counts as wanted, and takes the restart policy away.
-    os.kill(victim.pid, signal.SIGKILL)
+    _await_another(victim, send(victim, signal.SIGKILL))
 
 
 def _nothing(_: Victim) -> None:
@@ -79,11 +92,11 @@ def _resume(victim: Victim) -> None:
 
 
 def _stop(victim: Victim) -> None:
-    os.kill(victim.pid, signal.SIGSTOP)
+    send(victim, signal.SIGSTOP)
 
 
 def _continue(victim: Victim) -> None:
-    os.kill(victim.pid, signal.SIGCONT)
+    send(victim, signal.SIGCONT)
 
 
 def _restart(victim: Victim) -> None:
