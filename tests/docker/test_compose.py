@@ -97,6 +97,25 @@ def test_the_tap_at_the_switch_has_what_passed(project: Project, captures: Path)
     assert len(frames) >= 4  # a session opened, a request, their answers
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's own engine lets containers load XDP programs")
+def test_over_xdp_an_appliance_serves_with_its_firmware_shut_in(napu_image: str) -> None:
+    environment = {"NAPU_IMAGE": napu_image, "NAPU_HEALTH_INTERVAL": "2s"}
+    xdp = Project(unique("xdp"), ("compose.yaml", "compose.xdp.yaml"), environment)
+    try:
+        xdp("up", "--detach", "--no-build", "--wait")
+        (found,) = json.loads(xdp("run", "--rm", "host", "napu", "discover", "--json"))["appliances"]
+        assert (found["link"], found["mtu"]) == ("xdp", 3400)
+        answers = json.loads(xdp("run", "--rm", "host", "napu", "infer", "digits", "digits/0007-two.jpg", "--json"))
+        assert answers["answers"][0]["outputs"]["label"][0] == "two"
+        (container,) = xdp("ps", "--quiet", "appliance").split()
+        read = f"grep -hE '^(Uid|CapEff|NoNewPrivs)' /proc/{found['firmware']['pid']}/status"
+        firmware = dict(line.split(":\t") for line in docker("exec", container, "sh", "-c", read).stdout.splitlines())
+        assert firmware["Uid"].split() == ["65534"] * 4
+        assert (int(firmware["CapEff"], 16), firmware["NoNewPrivs"]) == (0, "1")
+    finally:
+        xdp("down", "--volumes", "--remove-orphans")
+
+
 def test_down_leaves_nothing(project: Project) -> None:
     project("down", "--volumes", "--remove-orphans")
     label = f"label=com.docker.compose.project={project.name}"
